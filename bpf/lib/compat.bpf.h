@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: Dual MIT/GPL */
+/*
+ * Everything in which kernels differ: what changed, then one accessor that all
+ * probes call. Shape is read from the running kernel's type information, never
+ * from a version, because distributions backport.
+ */
+#pragma once
+#include "../kernel/block.h"
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_helpers.h>
+
+/*
+ * Functions without `static` are verified once, on their own, and not again at
+ * each call: what is long or called from many places is one. The verifier lets
+ * them take numbers and plain memory, so pointers into the kernel are passed as
+ * numbers and read with BPF_CORE_READ.
+ */
+#define checked_once __attribute__((noinline))
+
+/* A trusted pointer as a number, which takes a detour because the verifier does not forget. */
+static __always_inline __u64 as_number(const void *pointer)
+{
+	__u64 number = 0;
+
+	bpf_probe_read_kernel(&number, sizeof(number), &pointer);
+	return number;
+}
+
+/* 633488947ef6 (6.15) renamed kernfs_node.parent. Goes when 6.12 is no longer supported. */
+static __always_inline struct kernfs_node *kernfs_parent(struct kernfs_node *kn)
+{
+	struct kernfs_node___v614 *old = (void *)kn;
+
+	if (bpf_core_field_exists(old->parent))
+		return BPF_CORE_READ(old, parent);
+	return BPF_CORE_READ(kn, __parent);
+}
+
+/* request.rq_flags were macros before enum rqf_flags of 6.11. Goes when 6.1 and 6.6 do. */
+#define OLD_RQF_FLUSH_SEQ (1U << 4)
+#define OLD_RQF_IO_STAT (1U << 13)
+
+static __always_inline bool rq_in_flush_sequence(__u32 rq_flags)
+{
+	if (bpf_core_enum_value_exists(enum rqf_flags, __RQF_FLUSH_SEQ))
+		return rq_flags & (1U << bpf_core_enum_value(enum rqf_flags, __RQF_FLUSH_SEQ));
+	return rq_flags & OLD_RQF_FLUSH_SEQ;
+}
+
+static __always_inline bool rq_keeps_stats(__u32 rq_flags)
+{
+	if (bpf_core_enum_value_exists(enum rqf_flags, __RQF_IO_STAT))
+		return rq_flags & (1U << bpf_core_enum_value(enum rqf_flags, __RQF_IO_STAT));
+	return rq_flags & OLD_RQF_IO_STAT;
+}
+
+/*
+ * The head of the folio that a page is in. A tail page holds the head's address
+ * plus one; from 7.1 (compound_info), where the size of struct page is a
+ * power of two, a mask to be put over the tail's own address.
+ */
+static __always_inline __u64 page_head(__u64 page)
+{
+	struct page___v71 *p71 = (void *)page;
+	struct page *p = (void *)page;
+	__u64 info = 0;
+
+	if (bpf_core_field_exists(p71->compound_info)) {
+		bpf_core_read(&info, sizeof(info), &p71->compound_info);
+		if (!(info & 1))
+			return page;
+		if (!(bpf_core_type_size(struct page) & (bpf_core_type_size(struct page) - 1)))
+			return page & info;
+		return info - 1;
+	}
+	bpf_core_read(&info, sizeof(info), &p->compound_head);
+	return info & 1 ? info - 1 : page;
+}
+
+/* 53fbef56e07d (6.18) put the flags into a struct. The flavour goes when 6.12 does. */
+static __always_inline __u64 folio_flags(__u64 head)
+{
+	struct folio___v617 *old = (void *)head;
+	struct folio *f = (void *)head;
+	__u64 flags = 0;
+
+	if (bpf_core_field_exists(old->flags))
+		bpf_core_read(&flags, sizeof(flags), &old->flags);
+	else
+		bpf_core_read(&flags, sizeof(flags), &f->flags.f);
+	return flags;
+}
+
+/*
+ * Pages of the folio with this head. Its order moved from a byte of its own into
+ * the low byte of _flags_1 with ebc1baf5c9b4 (6.6). The flavour goes when 6.1 does.
+ */
+struct folio___v65 {
+	unsigned char _folio_order;
+} __attribute__((preserve_access_index));
+
+static __always_inline __u32 folio_pages(__u64 head, __u64 flags)
+{
+	struct folio___v65 *f65 = (void *)head;
+	struct folio *f = (void *)head;
+	__u64 order = 0;
+
+	if (!(flags & (1ULL << bpf_core_enum_value(enum pageflags, PG_head))))
+		return 1;
+	if (bpf_core_field_exists(f65->_folio_order))
+		bpf_core_read(&order, 1, &f65->_folio_order);
+	else
+		bpf_core_read(&order, sizeof(order), &f->_flags_1);
+	return 1U << (order & 0x1f);
+}
+
+#define page_flag(flags, name) ((flags) & (1ULL << bpf_core_enum_value(enum pageflags, name)))

@@ -1,0 +1,375 @@
+/* SPDX-License-Identifier: Dual MIT/GPL */
+/*
+ * The process table: who owns an event.
+ *
+ * An owner is a slot of `processes`. A thread's context (task storage) holds its
+ * process's number, so stamping an event costs one storage lookup. A process
+ * gets its slot at its first event; what it is called is captured then, at
+ * exec, rename and cgroup moves (owner.bpf.c), and kept after its death. User space gives a
+ * slot back only when the process is gone and nothing refers to its number.
+ *
+ * All objects of one culprit share these maps: user space makes them once.
+ */
+#pragma once
+#include "compat.bpf.h"
+#include "loss.bpf.h"
+#include "pool.bpf.h"
+
+/* Owners below OWNER_FIRST stand for no process; OWNER_X_Y is the row's name in user space. */
+enum owner {
+	OWNER_NONE,
+	OWNER_UNATTRIBUTED_BEFORE_ATTACH,
+	OWNER_UNATTRIBUTED_PROCESS_TABLE_FULL,
+	OWNER_UNATTRIBUTED_REQUEST_SLOTS_FULL,
+	OWNER_UNATTRIBUTED_MERGED_BIOS_FULL,
+	OWNER_UNATTRIBUTED_DIRTY_INODES_FULL,
+	OWNER_UNATTRIBUTED_DIRTY_FOLIOS_FULL,
+	OWNER_UNATTRIBUTED_JOURNAL_TABLE_FULL,
+	OWNER_UNATTRIBUTED_ROW_TABLE_FULL,
+	OWNER_UNATTRIBUTED_REQUEST_TOO_LONG,
+	OWNER_KERNEL_SUPERBLOCK,
+	OWNER_KERNEL_XFS_METADATA,
+	OWNER_KERNEL_BTRFS_METADATA,
+	OWNER_KERNEL_SWAP,
+	OWNER_KERNEL_LOOP,
+	OWNER_KERNEL_METADATA,
+	OWNER_FIRST = 32,
+};
+
+const enum owner *owner_type __attribute__((unused));
+
+#define PROCESSES 32768
+#define NAMES 8192
+#define NAME_LEN 256       /* kept of a path, its first components lost first */
+#define NAME_PART 64       /* kept of one component */
+#define NAME_DEPTH 24
+
+/* Where a path is kept: two words that identify what it names, all 0 for none. */
+struct name_key {
+	__u64 a, b;
+};
+
+struct name {
+	char parts[NAME_LEN + NAME_PART]; /* components from the last to the first, each ended by NUL */
+};
+
+struct process {
+	__u64 start_boottime; /* ns, CLOCK_BOOTTIME */
+	__u32 pid, ppid;
+	__u32 uid;
+	__u32 flags; /* PROCESS_… */
+	struct name_key exe;
+	struct name_key cgroup2, cgroup_systemd, cgroup_memory;
+	char comm[16];
+};
+
+enum process_flags {
+	PROCESS_KTHREAD = 1,
+	PROCESS_DEAD = 2,
+};
+
+const enum process_flags *process_flags_type __attribute__((unused));
+
+/* One process, told apart from others that had the same pid. */
+struct process_key {
+	__u64 start_boottime;
+	__u32 pid;
+	__u32 zero;
+};
+
+/* What every probe keeps for a thread. */
+struct task_context {
+	__u32 owner;
+	/* io */
+	__u32 io_device;      /* the device that io_row is for */
+	__u32 io_row;         /* the row that this thread's last request was counted in */
+	__u32 throttled;      /* the next sleep is balance_dirty_pages()'s */
+	__u64 sleeping_since; /* for I/O, in the run queue's clock */
+	/* jbd2 */
+	__u32 handle_device, handle_tid; /* the transaction that this thread's handle joined */
+	__u32 commit_device, commit_tid; /* the transaction that this thread commits; 0: none */
+	__u32 inode_owner;               /* who dirtied the inode that is being written out or updated here */
+	__u32 marks;                     /* TASK_… */
+};
+
+#define TASK_FAST_COMMIT 1U /* between ext4_fc_commit_start and _stop */
+#define TASK_SUPERBLOCK 2U  /* the next write is the journal's superblock */
+#define TASK_WRITEPAGES 4U  /* between ext4_writepages and _result */
+
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct task_context);
+} tasks SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, PROCESSES);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct process);
+} processes SEC(".maps");
+
+/* The slots handed out, as a map and not a global because all objects share it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct pool);
+} process_pool SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_QUEUE);
+	__uint(max_entries, PROCESSES);
+	__type(value, __u32);
+} processes_returned SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, PROCESSES);
+	__type(key, struct process_key);
+	__type(value, __u32);
+} process_owners SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, NAMES);
+	__type(key, struct name_key);
+	__type(value, struct name);
+} names SEC(".maps");
+
+/* A path is put together here before it is kept: it is too large for the stack. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct name);
+} name_scratch SEC(".maps");
+
+/*
+ * The number of the last sweep that found something referring to an owner: a
+ * probe's sweep program writes it, user space frees what it has not seen for two sweeps.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, PROCESSES);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, __u32);
+} owner_seen SEC(".maps");
+
+static __always_inline __u32 name_add(struct name *n, __u32 at, const void *part)
+{
+	long len;
+
+	if (at >= NAME_LEN)
+		return at;
+	len = bpf_probe_read_kernel_str(n->parts + at, NAME_PART, part);
+	return len > 0 ? at + len : at;
+}
+
+static __always_inline struct name *name_begin(struct name_key *key)
+{
+	__u32 zero = 0;
+	struct name *n;
+
+	if ((!key->a && !key->b) || bpf_map_lookup_elem(&names, key))
+		return NULL;
+	n = bpf_map_lookup_elem(&name_scratch, &zero);
+	if (n)
+		__builtin_memset(n, 0, sizeof(*n));
+	return n;
+}
+
+static __always_inline void name_keep(struct name_key *key, struct name *n)
+{
+	if (bpf_map_update_elem(&names, key, n, BPF_ANY))
+		lose(LOSS_NAME_TABLE_FULL);
+}
+
+/* The path of a dentry within its mount namespace, or within its file system if mnt is NULL. */
+checked_once int name_of_path(struct name_key *key, __u64 dentry_at, __u64 vfsmnt)
+{
+	struct dentry *dentry = (void *)dentry_at;
+	struct mount *mnt = NULL;
+	struct name *n;
+	__u32 at = 0;
+
+	if (!key)
+		return 0;
+	n = name_begin(key);
+	if (!n)
+		return 0;
+	if (vfsmnt)
+		mnt = (void *)vfsmnt - bpf_core_field_offset(struct mount, mnt);
+	for (int i = 0; i < NAME_DEPTH; i++) {
+		struct dentry *parent = BPF_CORE_READ(dentry, d_parent);
+
+		if (mnt && dentry == BPF_CORE_READ(mnt, mnt.mnt_root)) {
+			struct mount *up = BPF_CORE_READ(mnt, mnt_parent);
+
+			if (up == mnt)
+				break;
+			dentry = BPF_CORE_READ(mnt, mnt_mountpoint);
+			mnt = up;
+			continue;
+		}
+		if (parent == dentry)
+			break;
+		at = name_add(n, at, BPF_CORE_READ(dentry, d_name.name));
+		dentry = parent;
+	}
+	name_keep(key, n);
+	return 0;
+}
+
+checked_once int name_of_cgroup(struct name_key *key, __u64 cgroup)
+{
+	struct cgroup *cgrp = (void *)cgroup;
+	struct kernfs_node *kn = BPF_CORE_READ(cgrp, kn);
+	struct name *n;
+	__u32 at = 0;
+
+	if (!key || !kn)
+		return 0;
+	key->a = BPF_CORE_READ(kn, id);
+	key->b = 1 + BPF_CORE_READ(cgrp, root, hierarchy_id);
+	n = name_begin(key);
+	if (!n)
+		return 0;
+	for (int i = 0; i < NAME_DEPTH; i++) {
+		struct kernfs_node *parent = kernfs_parent(kn);
+
+		if (!parent)
+			break;
+		at = name_add(n, at, BPF_CORE_READ(kn, name));
+		kn = parent;
+	}
+	name_keep(key, n);
+	return 0;
+}
+
+/* v1's "name=systemd" hierarchy has no controller to find it by: it is one of the set's links. */
+checked_once int name_of_systemd_cgroup(struct name_key *key, __u64 css_set)
+{
+	struct css_set *set = (void *)css_set;
+	__u64 head, at;
+
+	if (!key)
+		return 0;
+	head = (__u64)set + bpf_core_field_offset(struct css_set, cgrp_links);
+	at = (__u64)BPF_CORE_READ(set, cgrp_links.next);
+	for (int i = 0; i < 16 && at && at != head; i++) {
+		struct cgrp_cset_link *link = (void *)(at - bpf_core_field_offset(struct cgrp_cset_link, cgrp_link));
+		struct cgroup *cgrp = BPF_CORE_READ(link, cgrp);
+		char name[8] = {};
+
+		bpf_probe_read_kernel(name, sizeof(name), &BPF_CORE_READ(cgrp, root)->name);
+		if (!__builtin_memcmp(name, "systemd", 8))
+			return name_of_cgroup(key, (__u64)cgrp);
+		at = (__u64)BPF_CORE_READ(link, cgrp_link.next);
+	}
+	return 0;
+}
+
+/* Everything about a process that can change in its life. */
+checked_once int process_describe(struct process *p, __u64 task_at)
+{
+	struct task_struct *task = (void *)task_at, *leader = BPF_CORE_READ(task, group_leader);
+	struct css_set *set = BPF_CORE_READ(task, cgroups);
+	struct file *exe = BPF_CORE_READ(task, mm, exe_file);
+	struct cgroup_subsys_state *css = NULL;
+	struct name_key key = {};
+
+	if (!p)
+		return 0;
+	p->uid = BPF_CORE_READ(task, cred, uid.val);
+	bpf_probe_read_kernel(p->comm, sizeof(p->comm), &leader->comm);
+	if (BPF_CORE_READ(task, flags) & PF_KTHREAD) {
+		p->flags |= PROCESS_KTHREAD;
+		return 0;
+	}
+	if (exe) {
+		struct dentry *dentry = BPF_CORE_READ(exe, f_path.dentry);
+
+		/* The inode number tells a dentry from a later one at the same address. */
+		key.a = (__u64)dentry;
+		key.b = BPF_CORE_READ(exe, f_inode, i_ino) << 16;
+		name_of_path(&key, (__u64)dentry, (__u64)BPF_CORE_READ(exe, f_path.mnt));
+		p->exe = key;
+	}
+	key.a = key.b = 0;
+	name_of_cgroup(&key, (__u64)BPF_CORE_READ(set, dfl_cgrp));
+	p->cgroup2 = key;
+	key.a = key.b = 0;
+	name_of_systemd_cgroup(&key, (__u64)set);
+	p->cgroup_systemd = key;
+	key.a = key.b = 0;
+	if (bpf_core_enum_value_exists(enum cgroup_subsys_id, memory_cgrp_id))
+		bpf_probe_read_kernel(&css, sizeof(css),
+				      &set->subsys[bpf_core_enum_value(enum cgroup_subsys_id, memory_cgrp_id) & 15]);
+	if (css)
+		name_of_cgroup(&key, (__u64)BPF_CORE_READ(css, cgroup));
+	p->cgroup_memory = key;
+	return 0;
+}
+
+/* The slot of a task's process, made at its first event. */
+checked_once __u32 process_owner(__u64 task_at)
+{
+	struct task_struct *task = (void *)task_at, *leader = BPF_CORE_READ(task, group_leader);
+	struct process_key key = { .pid = BPF_CORE_READ(task, tgid) };
+	__u32 zero = 0, owner, *known;
+	struct process *p;
+	struct pool *pool;
+
+	key.start_boottime = BPF_CORE_READ(leader, start_boottime);
+	known = bpf_map_lookup_elem(&process_owners, &key);
+	if (known)
+		return *known;
+	pool = bpf_map_lookup_elem(&process_pool, &zero);
+	owner = pool ? pool_get(pool, &processes_returned) : 0;
+	if (!owner)
+		goto full;
+	p = bpf_map_lookup_elem(&processes, &owner);
+	if (!p)
+		goto full;
+	__builtin_memset(p, 0, sizeof(*p));
+	p->start_boottime = key.start_boottime;
+	p->pid = key.pid;
+	p->ppid = BPF_CORE_READ(leader, real_parent, tgid);
+	process_describe(p, task_at);
+	if (bpf_map_update_elem(&process_owners, &key, &owner, BPF_NOEXIST)) {
+		bpf_map_push_elem(&processes_returned, &owner, BPF_ANY);
+		/* Another thread of the process was first, or there is no room. */
+		known = bpf_map_lookup_elem(&process_owners, &key);
+		if (known)
+			return *known;
+		goto full;
+	}
+	return owner;
+full:
+	lose(LOSS_PROCESS_TABLE_FULL);
+	return OWNER_UNATTRIBUTED_PROCESS_TABLE_FULL;
+}
+
+/*
+ * The context of a task, with its owner; NULL only without memory. A process
+ * that found the table full is looked up again at its next event.
+ */
+static __always_inline struct task_context *task_context(struct task_struct *task)
+{
+	struct task_context *c = bpf_task_storage_get(&tasks, task, 0, 0);
+
+	if (c && c->owner >= OWNER_FIRST)
+		return c;
+	if (!c)
+		c = bpf_task_storage_get(&tasks, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!c) {
+		lose(LOSS_TASK_CONTEXT_FAILED);
+		return NULL;
+	}
+	c->owner = process_owner(as_number(task));
+	return c;
+}

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Dual MIT/GPL
+/*
+ * Keeps the process table true: exec, rename, cgroup moves and exits of
+ * processes that have a slot. A process without one is described when it gets
+ * one (lib/owner.bpf.h), so the many that never cause an event cost one storage lookup here.
+ *
+ * Can lose: names, counted as name_table_full.
+ */
+#include "lib/owner.bpf.h"
+#include <bpf/bpf_tracing.h>
+
+char LICENSE[] SEC("license") = "Dual MIT/GPL";
+
+static __always_inline struct process *process_of(struct task_struct *task)
+{
+	struct task_context *c = bpf_task_storage_get(&tasks, task, 0, 0);
+	__u32 owner;
+
+	if (!c)
+		return NULL;
+	owner = c->owner;
+	if (owner < OWNER_FIRST)
+		return NULL;
+	return bpf_map_lookup_elem(&processes, &owner);
+}
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(process_exec, struct task_struct *task)
+{
+	struct process *p = process_of(task);
+
+	if (p)
+		process_describe(p, as_number(task));
+	return 0;
+}
+
+/* Only the main thread's name is the process's. The tracepoint comes before the change. */
+SEC("tp_btf/task_rename")
+int BPF_PROG(process_rename, struct task_struct *task, const char *comm)
+{
+	struct process *p;
+
+	if (task->pid != task->tgid)
+		return 0;
+	p = process_of(task);
+	if (p)
+		bpf_probe_read_kernel_str(p->comm, sizeof(p->comm), comm);
+	return 0;
+}
+
+SEC("tp_btf/cgroup_attach_task")
+int BPF_PROG(process_moved, struct cgroup *to, const char *path, struct task_struct *task)
+{
+	struct process *p = process_of(task);
+
+	if (p)
+		process_describe(p, as_number(task));
+	return 0;
+}
+
+/* signal->live counts the threads that have not begun to exit; it is 0 at the last one's. */
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(process_exit, struct task_struct *task)
+{
+	struct process *p;
+
+	if (task->signal->live.counter)
+		return 0;
+	p = process_of(task);
+	if (p)
+		__sync_fetch_and_or(&p->flags, PROCESS_DEAD);
+	return 0;
+}

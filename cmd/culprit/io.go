@@ -1,0 +1,141 @@
+package main
+
+import (
+	"io"
+
+	"github.com/cilium/ebpf/rlimit"
+	"github.com/spf13/cobra"
+
+	"culprit/output/csv"
+	"culprit/output/json"
+	"culprit/output/table"
+	ioprobe "culprit/probes/io"
+	"culprit/probes/owner"
+	"culprit/probes/snapshot"
+)
+
+// ioFlags are those of culprit io alone.
+type ioFlags struct {
+	watchFlags
+	hist, files, worst bool
+	tiny               bool
+}
+
+func newIO() *cobra.Command {
+	var f ioFlags
+	cmd := &cobra.Command{
+		Use:   "io [INTERVAL [COUNT]]",
+		Short: "Who is using the disks",
+		Long: `Every byte and operation on every disk, charged to the application that caused
+it: what it submitted, what it dirtied and a kernel thread wrote back later, and
+its part of the file system's journal.
+
+Without INTERVAL there is one report, of everything until Ctrl-C or --duration;
+with it, one each INTERVAL seconds, COUNT times. The lines below the table
+compare each disk's sums with /proc/diskstats.`,
+		Example: `  culprit io 5                       a report every 5 seconds
+  culprit io --duration 1m --by pid  one minute, by process
+  culprit io --app postgres --files  the files that postgres reads and writes
+  culprit io --hist                  latency distributions at the end
+  culprit io 1 --format csv > io.csv`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := f.parse(args, snapshot.IOSorts); err != nil {
+				return err
+			}
+			return f.run(cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	f.register(cmd, snapshot.IOSorts)
+	cmd.Flags().BoolVar(&f.hist, "hist", false, "draw the latency distribution of each of the top applications")
+	cmd.Flags().BoolVar(&f.files, "files", false, "add each application's busiest files")
+	cmd.Flags().BoolVar(&f.worst, "worst", false, "add the slowest requests")
+	cmd.Flags().BoolVar(&f.tiny, "tiny-tables", false, "make every table in the kernel as small as it can be, to see losses")
+	cmd.Flags().MarkHidden("tiny-tables")
+	return cmd
+}
+
+// load brings up the process table and the io probe.
+func (f *ioFlags) load() (*owner.Table, *ioprobe.Probe, error) {
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return nil, nil, err
+	}
+	tableOptions, options := owner.Options{Proc: f.proc}, ioprobe.Options{Proc: f.proc, Sys: f.sys, Files: f.files, Worst: f.worst}
+	if f.tiny {
+		tableOptions.Processes, tableOptions.Names = 36, 4
+		options.Rows, options.Buckets, options.Inodes, options.Folios = 24, 8, 4, 4
+		options.Bios, options.Slots, options.Transactions, options.Shares = 2, 64, 2, 2
+	}
+	table, err := owner.Load(tableOptions)
+	if err != nil {
+		return nil, nil, err
+	}
+	probe, err := ioprobe.Load(table, options)
+	if err != nil {
+		table.Close()
+		return nil, nil, err
+	}
+	return table, probe, nil
+}
+
+func (f *ioFlags) run(stdout, stderr io.Writer) (err error) {
+	owners, probe, err := f.load()
+	if err != nil {
+		return err
+	}
+	defer closing(&err, owners.Close)
+	defer closing(&err, probe.Close)
+	write := f.writer(stdout)
+	status := terminal(stderr)
+	var progress io.Writer
+	if status != nil {
+		progress = status
+	}
+	return f.watch(owners, progress, func(bool) error {
+		s, err := probe.Read()
+		if err != nil {
+			return err
+		}
+		return write(f.shape(s))
+	})
+}
+
+// shape applies the filters and the grouping.
+func (f *ioFlags) shape(s snapshot.IO) snapshot.IO {
+	if f.filtered() {
+		s = s.Filter(f.keeps)
+	}
+	if f.device != "" {
+		s = s.OnDevice(f.device)
+	}
+	return s.Group(snapshot.By(f.by)).SortBy(f.sort)
+}
+
+// writer is what prints one report in the format asked for.
+func (f *ioFlags) writer(w io.Writer) func(snapshot.IO) error {
+	switch f.format {
+	case "json":
+		return func(s snapshot.IO) error { return json.IO(w, s, json.Options{Top: f.top}) }
+	case "csv":
+		return csv.NewWriter(w, csv.Options{Top: f.top}).IO
+	}
+	t := &table.Table{W: w, Width: width(w), Top: f.top, Timestamps: f.timestamps}
+	return func(s snapshot.IO) error {
+		parts := []struct {
+			wanted bool
+			write  func() error
+		}{
+			{true, func() error { return t.IO(s) }},
+			{f.hist, func() error { return t.Hist(s, f.top) }},
+			{f.files, func() error { return t.Files(s) }},
+			{f.worst, func() error { return t.Worst(s) }},
+		}
+		for _, part := range parts {
+			if part.wanted {
+				if err := part.write(); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}
+}

@@ -1,0 +1,114 @@
+// Command culprit tells which application causes disk I/O, waits for CPUs and
+// stalls in TCP, and proves its figures against the kernel's own counters.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/cilium/ebpf"
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+)
+
+// Exit statuses, as README.md documents them.
+const (
+	exitOK      = 0
+	exitRefused = 1 // by the kernel or the system
+	exitUsage   = 2
+)
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+// run is main for tests too: it returns the exit status.
+func run(args []string, stdout, stderr io.Writer) int {
+	// A closed pipe is to be an error of Write, so that everything is detached and closed.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	root := newRoot()
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.Execute()
+	if err == nil || errors.Is(err, syscall.EPIPE) {
+		return exitOK // whoever read our output has seen enough
+	}
+	verbose, _ := root.PersistentFlags().GetBool("verbose")
+	fmt.Fprintln(stderr, "culprit:", explain(err, verbose))
+	var usage usageError
+	if errors.As(err, &usage) {
+		return exitUsage
+	}
+	return exitRefused
+}
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "culprit",
+		Short: "Which application causes the disk I/O, and how long it waits",
+		Long: `culprit charges disk I/O to the application that caused it, also when a kernel
+thread writes it back half a minute later. Each report ends with an audit: the
+kernel's own counters, culprit's sums, and what is left between them.
+
+It needs root, or the capabilities CAP_BPF and CAP_PERFMON; culprit doctor says
+what this machine allows.`,
+		Example: `  culprit summary               ten seconds of everything on one page
+  culprit io                    until Ctrl-C, then one report
+  culprit io 5                  a report every 5 seconds
+  culprit io 1 10 --by pid      ten reports, by process
+  culprit io --json | jq .      for programs`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return cmd.Help()
+		},
+	}
+	root.PersistentFlags().BoolP("verbose", "v", false, "say more, including the verifier's log when the kernel refuses a program")
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err.Error()} })
+	root.AddCommand(newSummary(), newIO(), newDoctor(), newVersion())
+	return root
+}
+
+// usageError is what the user can mend in the command line.
+type usageError struct{ text string }
+
+func (e usageError) Error() string { return e.text }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Sprintf(format, args...)} }
+
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	if cmd.HasSubCommands() {
+		var names []string
+		for _, c := range cmd.Commands() {
+			if c.IsAvailableCommand() {
+				names = append(names, c.Name())
+			}
+		}
+		return usagef("there is no command %q: the commands are %s", args[0], strings.Join(names, ", "))
+	}
+	return usagef("%s takes no arguments, but got %q: see %s --help", cmd.CommandPath(), args[0], cmd.CommandPath())
+}
+
+// explain is an error in one line, with what to do about it where that is known.
+func explain(err error, verbose bool) string {
+	var verifier *ebpf.VerifierError
+	if errors.As(err, &verifier) && verbose {
+		return fmt.Sprintf("%+v", verifier)
+	}
+	text := strings.ReplaceAll(err.Error(), "\n", "; ")
+	switch {
+	case errors.Is(err, unix.EPERM) && missingCapabilities() != "":
+		return fmt.Sprintf("missing %s: run as root, or give the binary these capabilities (culprit doctor says more)", missingCapabilities())
+	case errors.As(err, &verifier):
+		return text + " (-v prints the verifier's log)"
+	}
+	return text
+}

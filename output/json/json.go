@@ -1,0 +1,58 @@
+// Package json prints snapshots as the JSON contract says: one object per
+// interval on one line.
+package json
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strconv"
+	"unicode/utf16"
+	"unicode/utf8"
+
+	"culprit/output/internal/contract"
+	"culprit/output/internal/rows"
+	"culprit/probes/snapshot"
+)
+
+// Options say how much is printed.
+type Options struct {
+	Top int // rows, files of each row's group, and slow requests; 0 prints all
+}
+
+// IO writes a grouped snapshot as one object of schema culprit.io/1 and a
+// newline, in one Write. Names are exact except for bytes that are not UTF-8,
+// which become U+FFFD.
+func IO(w io.Writer, s snapshot.IO, o Options) error {
+	s, omitted := rows.Top(s, o.Top)
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(contract.IO(s, len(omitted))); err != nil {
+		return fmt.Errorf("encoding io report as json: %w", err)
+	}
+	if _, err := w.Write(printable(b.Bytes())); err != nil {
+		return fmt.Errorf("writing io report as json: %w", err)
+	}
+	return nil
+}
+
+// printable escapes what encoding/json leaves as it is and a terminal may obey:
+// C1 control characters, directional marks. Such a rune can only be inside of a
+// string, so the value stays the same.
+func printable(line []byte) []byte {
+	out := make([]byte, 0, len(line))
+	for _, r := range string(line) {
+		switch {
+		case strconv.IsPrint(r) || r == '\n':
+			out = utf8.AppendRune(out, r)
+		case r > 0xffff:
+			hi, lo := utf16.EncodeRune(r)
+			out = fmt.Appendf(out, `\u%04x\u%04x`, hi, lo)
+		default:
+			out = fmt.Appendf(out, `\u%04x`, r)
+		}
+	}
+	return out
+}

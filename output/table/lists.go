@@ -1,0 +1,100 @@
+package table
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+
+	"culprit/output/internal/rows"
+	"culprit/output/internal/text"
+	"culprit/probes/snapshot"
+)
+
+// Files prints the busiest files of each row's group, groups in the rows'
+// order: bytes read and written, the device, and the path, or the inode's
+// number where the path can no longer be told.
+func (t *Table) Files(s snapshot.IO) error {
+	all := s
+	s, _ = rows.Top(s, t.Top)
+	columns := []column[snapshot.IOFile]{
+		{nameHead(s.By), nameWidth, false, nil},
+		{"DEVICE", deviceWidth, false, func(f snapshot.IOFile) string { return cmp.Or(text.Escape(f.Device), "-") }},
+		{"READ", bytesWidth, true, func(f snapshot.IOFile) string { return size(f.ReadBytes) }},
+		{"WRITE", bytesWidth, true, func(f snapshot.IOFile) string { return size(f.WriteBytes) }},
+		{"FILE", 0, false, func(f snapshot.IOFile) string {
+			return cmp.Or(text.Escape(f.Path), fmt.Sprintf("[inode %d]", f.Inode))
+		}},
+	}
+	columns[len(columns)-1].width = t.width() - total(columns)
+
+	shown := byGroup(s.Files, s.By)
+	known := byGroup(all.Files, s.By)
+	var b bytes.Buffer
+	for _, g := range groups(s) {
+		k := rows.KeyOf(g[0].Process, s.By)
+		if len(shown[k]) > 0 && b.Len() == 0 {
+			header(&b, columns)
+		}
+		for i, f := range shown[k] {
+			columns[0].cell = func(f snapshot.IOFile) string {
+				if i > 0 {
+					return "" // a group's name once
+				}
+				return name(f.Process, s.By, nameWidth)
+			}
+			line(&b, columns, f)
+		}
+		if n := len(known[k]) - len(shown[k]); n > 0 {
+			fmt.Fprintf(&b, "%*s … %s\n", nameWidth, "", plural(uint64(n), "more file"))
+		}
+	}
+	if b.Len() == 0 {
+		b.WriteString("no files to list\n")
+	}
+	return t.write("file list", &b)
+}
+
+func byGroup(files []snapshot.IOFile, by snapshot.By) map[rows.Key][]snapshot.IOFile {
+	out := make(map[rows.Key][]snapshot.IOFile)
+	for _, f := range files {
+		k := rows.KeyOf(f.Process, by)
+		out[k] = append(out[k], f)
+	}
+	return out
+}
+
+// Worst prints the slowest requests, slowest first: when each completed, whose
+// it was, where, what and how large it was, how long it was queued and how long
+// in the device.
+func (t *Table) Worst(s snapshot.IO) error {
+	s, _ = rows.Top(s, t.Top)
+	type Q = snapshot.IORequest
+	columns := []column[Q]{
+		{"COMPLETED", len("15:04:05.000"), false, func(r Q) string { return r.At.Format("15:04:05.000") }},
+		{fmt.Sprintf("%*s %s", pidWidth, "PID", "OWNER"), 0, false, nil},
+		{"DEVICE", deviceWidth, false, func(r Q) string { return cmp.Or(text.Escape(r.Device), "-") }},
+		{"REQUEST", len("write meta"), false, func(r Q) string { return text.Escape(r.Op + " " + short[r.Via]) }},
+		{"SIZE", bytesWidth, true, func(r Q) string { return size(r.Bytes) }},
+		{"QUEUED", durationWidth, true, func(r Q) string { return duration(r.QueueNS) }},
+		{"IN DEV", durationWidth, true, func(r Q) string { return duration(r.DeviceNS) }},
+	}
+	owner := t.width() - total(columns)
+	columns[1].width = owner
+	columns[1].cell = func(r Q) string {
+		n := cmp.Or(text.Escape(r.Name(s.By)), "-")
+		if r.PID == 0 {
+			return text.Cut(n, owner)
+		}
+		return fmt.Sprintf("%*d %s", pidWidth, r.PID, text.Cut(n, owner-pidWidth-1))
+	}
+	var b bytes.Buffer
+	if len(s.Worst) == 0 {
+		b.WriteString("no request completed\n")
+	} else {
+		header(&b, columns)
+	}
+	for _, r := range s.Worst {
+		line(&b, columns, r)
+	}
+	return t.write("list of slow requests", &b)
+}

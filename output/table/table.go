@@ -1,0 +1,156 @@
+// Package table prints snapshots for people: tables, bars and notes that fit a
+// terminal. Columns depend on the width alone, never on the values, so that
+// one interval's columns stand under the last one's.
+package table
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"strings"
+
+	"culprit/output/internal/rows"
+	"culprit/output/internal/text"
+	"culprit/probes/snapshot"
+)
+
+// minWidth is the narrowest terminal that lines are made for.
+const minWidth = 80
+
+// Table prints grouped snapshots to W, each method's part in one Write, with an
+// empty line between parts. It keeps within Width columns, which is 80 when it
+// is less.
+type Table struct {
+	W          io.Writer
+	Width      int  // terminal columns
+	Top        int  // rows, files of each row's group, and slow requests; 0 prints all
+	Timestamps bool // precede each interval by a line with its time and length
+
+	written bool
+}
+
+func (t *Table) width() int { return max(t.Width, minWidth) }
+
+// write prints one part, without the blanks that alignment left at line ends.
+func (t *Table) write(what string, part *bytes.Buffer) error {
+	var out bytes.Buffer
+	if t.written {
+		out.WriteByte('\n')
+	}
+	for line := range strings.Lines(part.String()) {
+		out.WriteString(strings.TrimRight(line, " \n"))
+		out.WriteByte('\n')
+	}
+	t.written = true
+	if _, err := t.W.Write(out.Bytes()); err != nil {
+		return fmt.Errorf("writing %s as table: %w", what, err)
+	}
+	return nil
+}
+
+// column is one column of a table of T. A cell longer than the column is cut.
+type column[T any] struct {
+	head  string
+	width int
+	right bool // aligned
+	cell  func(T) string
+}
+
+// pad aligns s in width columns, cut where it is longer.
+func pad(s string, width int, right bool) string {
+	s = text.Cut(s, width)
+	blanks := strings.Repeat(" ", width-text.Width(s))
+	if right {
+		return blanks + s
+	}
+	return s + blanks
+}
+
+func header[T any](b *bytes.Buffer, columns []column[T]) {
+	for i, c := range columns {
+		if i > 0 {
+			b.WriteByte(' ')
+		}
+		b.WriteString(pad(c.head, c.width, c.right))
+	}
+	b.WriteByte('\n')
+}
+
+func line[T any](b *bytes.Buffer, columns []column[T], v T) {
+	for i, c := range columns {
+		if i > 0 {
+			b.WriteByte(' ')
+		}
+		b.WriteString(pad(c.cell(v), c.width, c.right))
+	}
+	b.WriteByte('\n')
+}
+
+// total is what columns take, with a blank between each.
+func total[T any](columns []column[T]) int {
+	n := len(columns) - 1
+	for _, c := range columns {
+		n += c.width
+	}
+	return n
+}
+
+// wrap prints words after a first one, with the lines that follow indented.
+func wrap(b *bytes.Buffer, width int, first string, words []string) {
+	b.WriteString(first)
+	at := text.Width(first)
+	for _, w := range words {
+		w = text.CutRight(w, width-3)
+		if at+1+text.Width(w) > width {
+			b.WriteString("\n ")
+			at = 1
+		}
+		b.WriteString(" " + w)
+		at += 1 + text.Width(w)
+	}
+	b.WriteByte('\n')
+}
+
+// pidWidth fits the largest pid that Linux can be configured for, 2^22.
+const pidWidth = 7
+
+// name is what a row is called, in width columns: its group, and for processes
+// the pid and the comm.
+func name(p snapshot.Process, by snapshot.By, width int) string {
+	n := p.Name(by)
+	if by == snapshot.ByPID && p.Comm != "" {
+		n = p.Comm
+	}
+	n = text.Escape(n)
+	if n == "" {
+		n = "-"
+	}
+	if by == snapshot.ByPID && p.PID != 0 {
+		return fmt.Sprintf("%*d %s", pidWidth, p.PID, text.Cut(n, width-pidWidth-1))
+	}
+	return text.Cut(n, width)
+}
+
+func nameHead(by snapshot.By) string {
+	if by == snapshot.ByPID {
+		return fmt.Sprintf("%*s COMM", pidWidth, "PID")
+	}
+	return strings.ToUpper(string(by))
+}
+
+// groups are the rows' groups in order, each with the rows that it has.
+func groups(s snapshot.IO) [][]snapshot.IORow {
+	at := make(map[rows.Key]int)
+	var out [][]snapshot.IORow
+	for _, r := range s.Rows {
+		k := rows.KeyOf(r.Process, s.By)
+		i, ok := at[k]
+		if !ok {
+			i = len(out)
+			at[k] = i
+			out = append(out, nil)
+		}
+		out[i] = append(out[i], r)
+	}
+	return out
+}

@@ -1,0 +1,76 @@
+// Package hist reads the histograms that BPF programs keep (bpf/lib/hist.bpf.h)
+// and turns the growth between two readings into a snapshot.Histogram.
+package hist
+
+import (
+	"math"
+
+	"culprit/probes/snapshot"
+)
+
+// The shape of the rule in bpf/lib/hist_rule.h; a test holds both against each other.
+const (
+	unitShift = 4
+	subBits   = 4
+	Subs      = 1 << subBits // buckets in an octave, and counters in a chunk
+	Octaves   = 32
+)
+
+// Bounds are the values in ns that a bucket counts: lower <= v < upper.
+func Bounds(bucket uint16) (lower, upper uint64) {
+	octave, sub := uint64(bucket)/Subs, uint64(bucket)%Subs
+	if octave == 0 {
+		return sub << unitShift, (sub + 1) << unitShift
+	}
+	lower = (Subs + sub) << (octave - 1 + unitShift)
+	upper = lower + 1<<(octave-1+unitShift)
+	if bucket == Octaves*Subs-1 {
+		upper = math.MaxUint64
+	}
+	return lower, upper
+}
+
+// Count is how often one bucket was counted, modulo 2^32 as in the kernel.
+type Count struct {
+	Bucket uint16
+	N      uint32
+}
+
+// Counts are the buckets that are not 0, ascending.
+type Counts []Count
+
+// Read collects a histogram's counts: index is its chunk index, chunk reads one.
+func Read(index [Octaves]uint32, chunk func(uint32) [Subs]uint32) Counts {
+	var out Counts
+	for octave, at := range index {
+		if at == 0 {
+			continue
+		}
+		for sub, n := range chunk(at) {
+			if n != 0 {
+				out = append(out, Count{uint16(octave*Subs + sub), n})
+			}
+		}
+	}
+	return out
+}
+
+// Since is the distribution of what was counted after earlier was read. The
+// caller knows its sum and maximum.
+func (c Counts) Since(earlier Counts) snapshot.Histogram {
+	var h snapshot.Histogram
+	for _, now := range c {
+		for len(earlier) > 0 && earlier[0].Bucket < now.Bucket {
+			earlier = earlier[1:]
+		}
+		n := now.N
+		if len(earlier) > 0 && earlier[0].Bucket == now.Bucket {
+			n -= earlier[0].N
+		}
+		if n != 0 {
+			lower, upper := Bounds(now.Bucket)
+			h.Buckets = append(h.Buckets, snapshot.Bucket{Lower: lower, Upper: upper, Count: uint64(n)})
+		}
+	}
+	return h
+}

@@ -1,0 +1,324 @@
+// Package io is the disk I/O probe: every byte and operation on every disk, charged
+// to the process that caused it, asynchronous writeback and the file system's
+// journal included, and audited against /proc/diskstats.
+//
+// What an event is charged to is decided in the kernel (bpf/io.bpf.c). This
+// package loads and attaches, reads what was counted, and hands out the difference between
+// two readings as a snapshot.IO:
+//
+//	table, err := owner.Load(owner.Options{})
+//	probe, err := io.Load(table, io.Options{})
+//	for range time.Tick(time.Second) {
+//		table.Collect()
+//		s, err := probe.Read()
+//	}
+package io
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/link"
+
+	"culprit/probes/bpfmap"
+	"culprit/probes/owner"
+	"culprit/probes/snapshot"
+)
+
+// Options choose what is kept, where the host is seen, and how much is kept.
+type Options struct {
+	Proc, Sys string // the host's procfs and sysfs, "/proc" and "/sys" if empty
+
+	Files bool // keep bytes by file
+	Worst bool // keep the slowest requests
+	// NoSleeps leaves out the time that threads sleep for I/O, and with it the one hook
+	// that runs at every context switch.
+	NoSleeps bool
+
+	// Sizes of tables, their defaults where 0. What does not fit is counted as lost.
+	Rows, Buckets, Inodes, Folios, Bios, Slots, Transactions, Shares uint32
+}
+
+// Probe is a loaded and attached io probe. Its methods must not be called
+// concurrently, nor while the table's are.
+type Probe struct {
+	options Options
+	table   *owner.Table
+	objects *ebpf.Collection
+	links   []link.Link
+	bios    link.Link // the hook that only devices without requests need, nil while there are none
+
+	rows   *bpfmap.Array[bpfIoRow]
+	chunks *bpfmap.Array[bpfHistChunk]
+	sleeps *bpfmap.Array[bpfIoSleep]
+
+	devices  map[uint32]string // whole disks, by major << 20 | minor
+	reading  *reading          // the last one
+	retired  []snapshot.IORow  // of owners that were released since
+	losses   map[string]uint64 // at the last reading
+	interval uint32
+	boot     clock
+}
+
+// optional are programs for what a kernel may not have; without their
+// tracepoints, there is nothing of that kind to see.
+var optional = map[string]bool{
+	bpfProgHandleStart: true, bpfProgHandleRestart: true, bpfProgHandleStats: true, bpfProgStartCommit: true,
+	bpfProgEndCommit: true, bpfProgRunStats: true, bpfProgDropTransaction: true, bpfProgWriteSuperblock: true,
+	bpfProgFastCommitStart: true, bpfProgFastCommitStop: true, bpfProgWritepages: true, bpfProgWritepagesResult: true,
+	bpfProgMarkInodeDirty: true,
+}
+
+// Load attaches the probe. What happens from its return on is counted; the
+// first Read is of the time since then.
+func Load(table *owner.Table, o Options) (*Probe, error) {
+	if o.Proc == "" {
+		o.Proc = "/proc"
+	}
+	if o.Sys == "" {
+		o.Sys = "/sys"
+	}
+	spec, err := loadBpf()
+	if err != nil {
+		return nil, fmt.Errorf("reading the io probe's object: %w", err)
+	}
+	if err := configure(spec, o); err != nil {
+		return nil, err
+	}
+	table.Fit(spec)
+	p := &Probe{options: o, table: table, devices: map[uint32]string{}}
+	p.objects, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: table.Maps()})
+	if err != nil {
+		return nil, fmt.Errorf("loading the io probe: %w", err)
+	}
+	if err := p.start(spec); err != nil {
+		return nil, errors.Join(err, p.Close())
+	}
+	table.Add(p)
+	return p, nil
+}
+
+// configure sets what the object must know before it is loaded.
+func configure(spec *ebpf.CollectionSpec, o Options) error {
+	for size, names := range map[*uint32][]string{
+		&o.Rows:         {bpfMapIoRows, bpfMapIoRowOf, bpfMapIoRowsReturned},
+		&o.Buckets:      {bpfMapHistChunks, bpfMapHistChunksReturned},
+		&o.Inodes:       {bpfMapDirtyInodes},
+		&o.Folios:       {bpfMapDirtyFolios},
+		&o.Bios:         {bpfMapBioOwners},
+		&o.Slots:        {bpfMapRequestSlots},
+		&o.Transactions: {bpfMapTransactions},
+		&o.Shares:       {bpfMapShares},
+	} {
+		for _, name := range names {
+			if *size != 0 {
+				spec.Maps[name].MaxEntries = *size
+			}
+		}
+	}
+	if !o.Files {
+		spec.Maps[bpfMapIoFiles].MaxEntries = 1
+	}
+	if !o.Worst {
+		spec.Maps[bpfMapIoWorst].MaxEntries = 1
+	}
+	kernel, err := btf.LoadKernelSpec()
+	if err != nil {
+		return fmt.Errorf("this kernel does not describe its types (CONFIG_DEBUG_INFO_BTF): %w", err)
+	}
+	throttle, err := tracepoint(kernel, "balance_dirty_pages")
+	if err != nil {
+		return err
+	}
+	for name, value := range map[string]any{
+		"keep_files":                    o.Files,
+		"keep_worst":                    o.Worst,
+		"page_shift":                    pageShift(),
+		"xa_mark_shift":                 xaMarkShift(kernel),
+		"balance_dirty_pages_arguments": uint32(len(throttle.Params) - 1), // the first one is the tracepoint's own
+		"io_row_pool":                   bpfPool{Next: 1, Size: spec.Maps[bpfMapIoRows].MaxEntries},
+		"hist_chunk_pool":               bpfPool{Next: 1, Size: spec.Maps[bpfMapHistChunks].MaxEntries},
+		"request_slot_pool":             bpfPool{Next: 1, Size: spec.Maps[bpfMapRequestSlots].MaxEntries},
+	} {
+		if err := spec.Variables[name].Set(value); err != nil {
+			return fmt.Errorf("setting %s: %w", name, err)
+		}
+	}
+	for name, p := range spec.Programs {
+		if optional[name] {
+			if _, err := tracepoint(kernel, p.AttachTo); err != nil {
+				delete(spec.Programs, name)
+			}
+		}
+	}
+	if o.NoSleeps {
+		delete(spec.Programs, bpfProgTaskSwitch)
+		delete(spec.Programs, bpfProgDirtyThrottled)
+	}
+	return nil
+}
+
+// tracepoint is the prototype of a tracepoint's handlers in the running kernel.
+func tracepoint(kernel *btf.Spec, name string) (*btf.FuncProto, error) {
+	var def *btf.Typedef
+	if err := kernel.TypeByName("btf_trace_"+name, &def); err != nil {
+		return nil, fmt.Errorf("this kernel has no tracepoint %s: %w", name, err)
+	}
+	if ptr, ok := def.Type.(*btf.Pointer); ok {
+		if proto, ok := ptr.Target.(*btf.FuncProto); ok {
+			return proto, nil
+		}
+	}
+	return nil, fmt.Errorf("tracepoint %s of this kernel has no prototype", name)
+}
+
+// xaMarkShift is __GFP_BITS_SHIFT: the flags of an allocation and the marks of an
+// xarray share a word (lib/xarray.c). It became an enumerator in 6.10.
+func xaMarkShift(kernel *btf.Spec) uint32 {
+	for t := range kernel.All() {
+		if t, ok := t.(*btf.Enum); ok {
+			for _, v := range t.Values {
+				if v.Name == "___GFP_LAST_BIT" {
+					return uint32(v.Value)
+				}
+			}
+		}
+	}
+	return 27
+}
+
+func pageShift() uint32 {
+	shift := uint32(0)
+	for size := os.Getpagesize(); size > 1; size >>= 1 {
+		shift++
+	}
+	return shift
+}
+
+func (p *Probe) start(spec *ebpf.CollectionSpec) (err error) {
+	if p.rows, err = bpfmap.NewArray[bpfIoRow](p.objects.Maps[bpfMapIoRows]); err != nil {
+		return err
+	}
+	if p.chunks, err = bpfmap.NewArray[bpfHistChunk](p.objects.Maps[bpfMapHistChunks]); err != nil {
+		return err
+	}
+	if p.sleeps, err = bpfmap.NewArray[bpfIoSleep](p.objects.Maps[bpfMapIoTimes]); err != nil {
+		return err
+	}
+	if p.boot, err = newClock(); err != nil {
+		return err
+	}
+	if err := p.findDevices(); err != nil {
+		return err
+	}
+	// The second copy of a program must come after the first (bpf/lib/nested.bpf.h).
+	last := []string{bpfProgRequestComplete, bpfProgRequestCompleteNested}
+	for name, s := range spec.Programs {
+		if s.Type == ebpf.Tracing && name != bpfProgBioQueue && name != last[0] && name != last[1] {
+			if err := p.attach(name); err != nil {
+				return err
+			}
+		}
+	}
+	for _, name := range last {
+		if err := p.attach(name); err != nil {
+			return err
+		}
+	}
+	if err := p.objects.Variables["counting"].Set(uint32(1)); err != nil {
+		return fmt.Errorf("starting to count: %w", err)
+	}
+	// What was counted until now is the base that the first Read subtracts.
+	p.reading, err = p.read()
+	if err == nil {
+		p.losses, err = p.readLosses()
+	}
+	return err
+}
+
+func (p *Probe) attach(name string) error {
+	l, err := link.AttachTracing(link.TracingOptions{Program: p.objects.Programs[name]})
+	if err != nil {
+		return fmt.Errorf("attaching %s: %w", name, err)
+	}
+	p.links = append(p.links, l)
+	return nil
+}
+
+// Close detaches the probe and frees what it keeps in the kernel.
+func (p *Probe) Close() error {
+	p.table.Remove(p)
+	var errs []error
+	for _, l := range p.links {
+		errs = append(errs, l.Close())
+	}
+	p.objects.Close()
+	return errors.Join(errs...)
+}
+
+// findDevices learns the disks that there are, makes each one's row for what
+// has no row of its own, and sees to the hook for those without requests.
+func (p *Probe) findDevices() error {
+	disks, err := os.ReadDir(filepath.Join(p.options.Sys, "block"))
+	if err != nil {
+		return fmt.Errorf("listing disks: %w", err)
+	}
+	bios := false
+	for _, disk := range disks {
+		dir := filepath.Join(p.options.Sys, "block", disk.Name())
+		device, err := readDevice(filepath.Join(dir, "dev"))
+		if err != nil {
+			continue // it has just gone
+		}
+		if p.devices[device] != disk.Name() {
+			p.devices[device] = disk.Name()
+			if _, err := p.objects.Programs[bpfProgAddDevice].Run(&ebpf.RunOptions{Context: bpfIoRowKey{Device: device}}); err != nil {
+				return fmt.Errorf("preparing for disk %s: %w", disk.Name(), err)
+			}
+		}
+		// Devices with requests have their queues in mq/.
+		if _, err := os.Stat(filepath.Join(dir, "mq")); err != nil {
+			size, _ := os.ReadFile(filepath.Join(dir, "size"))
+			bios = bios || strings.TrimSpace(string(size)) != "0"
+		}
+	}
+	if bios && p.bios == nil {
+		if err := p.attach(bpfProgBioQueue); err != nil {
+			return err
+		}
+		p.bios = p.links[len(p.links)-1]
+	}
+	return nil
+}
+
+func readDevice(path string) (uint32, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return 0, err
+	}
+	major, minor, ok := strings.Cut(strings.TrimSpace(string(text)), ":")
+	if !ok {
+		return 0, fmt.Errorf("%s holds %q, not major:minor", path, text)
+	}
+	ma, err := strconv.ParseUint(major, 10, 12)
+	if err != nil {
+		return 0, err
+	}
+	mi, err := strconv.ParseUint(minor, 10, 20)
+	return uint32(ma<<20 | mi), err
+}
+
+// Devices are the names of the disks that there are.
+func (p *Probe) Devices() []string {
+	var out []string
+	for _, name := range p.devices {
+		out = append(out, name)
+	}
+	return out
+}

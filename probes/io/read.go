@@ -1,0 +1,447 @@
+package io
+
+import (
+	"bufio"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/cilium/ebpf"
+
+	"culprit/probes/bpfmap"
+	"culprit/probes/hist"
+	"culprit/probes/owner"
+	"culprit/probes/snapshot"
+)
+
+// reading is everything that was counted up to one moment.
+type reading struct {
+	at           time.Time
+	interval     uint32 // the one that ended with it
+	rows         map[uint32]bpfIoRow
+	latency      map[uint32][2]latency
+	sleeps       map[uint32]bpfIoSleep
+	transactions map[bpfTransactionKey]bpfTransaction
+	shares       map[bpfShareKey]bpfShare
+	files        map[bpfIoFileKey]bpfIoFile
+	kernel       map[string]snapshot.IOCounts // by disk
+	skew         map[uint32]uint64
+}
+
+type latency struct{ total, queue, device hist.Counts }
+
+// settleTries is how often the two sides are read before a device that never rests is
+// reported with a skew.
+const settleTries = 20
+
+// read takes our counters, the kernel's, and ours again, until ours did not
+// move meanwhile: the two cannot be read in one instant.
+func (p *Probe) read() (*reading, error) {
+	if err := p.findDevices(); err != nil {
+		return nil, err
+	}
+	ended := p.interval
+	p.interval++
+	if err := p.objects.Variables["interval"].Set(p.interval); err != nil {
+		return nil, fmt.Errorf("beginning an interval: %w", err)
+	}
+	for try := 1; ; try++ {
+		r := &reading{interval: ended}
+		if err := p.readOurs(r); err != nil {
+			return nil, err
+		}
+		kernel, err := readDiskstats(filepath.Join(p.options.Proc, "diskstats"))
+		if err != nil {
+			return nil, err
+		}
+		r.at, r.kernel = time.Now(), kernel
+		again := &reading{}
+		if err := p.readOurs(again); err != nil {
+			return nil, err
+		}
+		r.skew = movedBetween(r, again)
+		if len(r.skew) == 0 || try == settleTries {
+			r.files, err = bpfmap.All[bpfIoFileKey, bpfIoFile](p.objects.Maps[bpfMapIoFiles])
+			if err != nil {
+				return nil, err
+			}
+			r.latency = p.readLatencies(r.rows)
+			return r, nil
+		}
+	}
+}
+
+func (p *Probe) readOurs(r *reading) (err error) {
+	pool, err := bpfmap.Variable[bpfPool](p.objects.Variables["io_row_pool"])
+	if err != nil {
+		return fmt.Errorf("reading the row pool: %w", err)
+	}
+	r.rows = map[uint32]bpfIoRow{}
+	r.sleeps = map[uint32]bpfIoSleep{}
+	for at := range min(pool.Next, p.rowCount()) {
+		row := p.rows.Get(at)
+		if row.Owner == 0 && at != 0 {
+			continue
+		}
+		r.rows[at] = row
+	}
+	for o := owner.First; o < p.table.Processes(); o++ {
+		if s := p.sleeps.Get(o); s.BlockedNs != 0 || s.ThrottledNs != 0 {
+			r.sleeps[o] = s
+		}
+	}
+	if r.transactions, err = bpfmap.All[bpfTransactionKey, bpfTransaction](p.objects.Maps[bpfMapTransactions]); err != nil {
+		return err
+	}
+	r.shares, err = bpfmap.All[bpfShareKey, bpfShare](p.objects.Maps[bpfMapShares])
+	return err
+}
+
+func (p *Probe) rowCount() uint32 { return p.objects.Maps[bpfMapIoRows].MaxEntries() }
+
+// readLatencies reads the histograms of the rows that moved since the last reading.
+func (p *Probe) readLatencies(rows map[uint32]bpfIoRow) map[uint32][2]latency {
+	chunk := func(at uint32) [hist.Subs]uint32 { return p.chunks.Get(at).Count }
+	out := make(map[uint32][2]latency, len(rows))
+	for at, row := range rows {
+		if p.reading != nil && p.reading.rows[at].Ops == row.Ops && p.reading.rows[at].Owner == row.Owner {
+			out[at] = p.reading.latency[at]
+			continue
+		}
+		var l [2]latency
+		for op := range l {
+			k := row.Latency[op]
+			l[op] = latency{hist.Read(k.Total.Chunk, chunk), hist.Read(k.Queue.Chunk, chunk), hist.Read(k.Device.Chunk, chunk)}
+		}
+		out[at] = l
+	}
+	return out
+}
+
+// movedBetween is by how many bytes and operations each device's sum grew.
+func movedBetween(a, b *reading) map[uint32]uint64 {
+	moved := map[uint32]uint64{}
+	for at, now := range b.rows {
+		was := a.rows[at]
+		for via := range now.Bytes {
+			moved[now.Device] += now.Bytes[via] - was.Bytes[via]
+		}
+		for op := range now.Ops {
+			moved[now.Device] += now.Ops[op] - was.Ops[op]
+		}
+	}
+	for key, now := range b.transactions {
+		was := a.transactions[key]
+		for kind := range now.Bytes {
+			moved[now.Device[kind]] += now.Bytes[kind] - was.Bytes[kind]
+		}
+	}
+	maps.DeleteFunc(moved, func(_ uint32, n uint64) bool { return n == 0 })
+	return moved
+}
+
+// readDiskstats reads the kernel's own counters of all disks and partitions
+// (Documentation/admin-guide/iostats.rst).
+func readDiskstats(path string) (map[string]snapshot.IOCounts, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading the kernel's disk statistics: %w", err)
+	}
+	defer f.Close()
+	const sector = 512
+	out := map[string]snapshot.IOCounts{}
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		fields := strings.Fields(lines.Text())
+		if len(fields) < 20 { // without flushes before 5.5, without discards before 4.18
+			return nil, fmt.Errorf("%s: %d fields in %q, want 20", path, len(fields), lines.Text())
+		}
+		var n [17]uint64
+		for i := range n {
+			if n[i], err = strconv.ParseUint(fields[3+i], 10, 64); err != nil {
+				return nil, fmt.Errorf("%s: %w", path, err)
+			}
+		}
+		out[fields[2]] = snapshot.IOCounts{
+			Reads: n[0], Writes: n[4], Discards: n[11], Flushes: n[15],
+			ReadBytes: n[2] * sector, WriteBytes: n[6] * sector, DiscardBytes: n[13] * sector,
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("reading the kernel's disk statistics: %w", err)
+	}
+	return out, nil
+}
+
+// Read returns what happened since the last Read, one row per process and
+// device, ungrouped.
+func (p *Probe) Read() (snapshot.IO, error) {
+	was := p.reading
+	now, err := p.read()
+	if err != nil {
+		return snapshot.IO{}, err
+	}
+	s := snapshot.IO{Start: was.at, End: now.at, By: snapshot.ByPID}
+	s.Rows = append(p.retired, p.difference(was, now, nil)...)
+	p.retired = nil
+	s.Devices = p.audit(was, now, s.Rows)
+	losses, err := p.readLosses()
+	if err != nil {
+		return snapshot.IO{}, err
+	}
+	for _, name := range slices.Sorted(maps.Keys(losses)) {
+		s.Loss = append(s.Loss, snapshot.Loss{Name: name, Count: losses[name] - p.losses[name]})
+	}
+	if p.options.Files {
+		s.Files = p.fileDifference(was, now)
+	}
+	if p.options.Worst {
+		if s.Worst, err = p.readWorst(now); err != nil {
+			return snapshot.IO{}, err
+		}
+	}
+	p.reading, p.losses = now, losses
+	return s, nil
+}
+
+// difference is what rows, transactions and sleeps grew by; of the owners in only, or of all
+// if it is nil.
+func (p *Probe) difference(was, now *reading, only map[uint32]bool) []snapshot.IORow {
+	type place struct{ owner, device uint32 }
+	rows := map[place]*snapshot.IORow{}
+	row := func(o, device uint32) *snapshot.IORow {
+		r, ok := rows[place{o, device}]
+		if !ok {
+			r = &snapshot.IORow{Process: p.table.Process(o)}
+			if device != noDevice {
+				r.Device = p.deviceName(device)
+			}
+			rows[place{o, device}] = r
+		}
+		return r
+	}
+	for at, n := range now.rows {
+		w := was.rows[at]
+		if w.Owner != n.Owner || w.Device != n.Device {
+			w = bpfIoRow{}
+		}
+		if only != nil && !only[n.Owner] || n.Bytes == w.Bytes && n.Ops == w.Ops {
+			continue
+		}
+		addRow(row(n.Owner, n.Device), n, w, now.latency[at], was.latency[at], now.interval)
+	}
+	for o, n := range now.sleeps {
+		if w := was.sleeps[o]; n != w && (only == nil || only[o]) {
+			r := row(o, noDevice)
+			r.BlockedNS += n.BlockedNs - w.BlockedNs
+			r.ThrottledNS += n.ThrottledNs - w.ThrottledNs
+		}
+	}
+	if only == nil {
+		for key, n := range now.transactions {
+			for _, part := range splitTransaction(key, was.transactions[key], n, now.shares) {
+				via := &row(part.owner, part.device).WriteVia
+				via.Journal += part.bytes[bpfTransactionWriteTRANSACTION_JOURNAL]
+				via.Metadata += part.bytes[bpfTransactionWriteTRANSACTION_CHECKPOINT]
+			}
+		}
+	}
+	out := make([]snapshot.IORow, 0, len(rows))
+	for _, r := range rows {
+		out = append(out, *r)
+	}
+	return out
+}
+
+// noDevice is where sleeps stand; no disk has major and minor 0.
+const noDevice = 0
+
+func (p *Probe) deviceName(device uint32) string {
+	if name, ok := p.devices[device]; ok {
+		return name
+	}
+	return fmt.Sprintf("%d:%d", device>>20, device&(1<<20-1)) // gone before its name was read
+}
+
+func addRow(r *snapshot.IORow, n, w bpfIoRow, latencies, before [2]latency, interval uint32) {
+	bytes := func(via bpfIoVia) uint64 { return n.Bytes[via] - w.Bytes[via] }
+	r.ReadVia.File += bytes(bpfIoViaVIA_READ_FILE)
+	r.ReadVia.Direct += bytes(bpfIoViaVIA_READ_DIRECT)
+	r.ReadVia.Metadata += bytes(bpfIoViaVIA_READ_METADATA)
+	r.ReadVia.SwapIn += bytes(bpfIoViaVIA_READ_SWAP_IN)
+	r.WriteVia.Direct += bytes(bpfIoViaVIA_WRITE_DIRECT)
+	r.WriteVia.Writeback += bytes(bpfIoViaVIA_WRITE_WRITEBACK)
+	r.WriteVia.Journal += bytes(bpfIoViaVIA_WRITE_JOURNAL)
+	r.WriteVia.Metadata += bytes(bpfIoViaVIA_WRITE_METADATA)
+	r.WriteVia.SwapOut += bytes(bpfIoViaVIA_WRITE_SWAP_OUT)
+	r.DiscardBytes += bytes(bpfIoViaVIA_DISCARD)
+	ops := func(op bpfIoOp) uint64 { return n.Ops[op] - w.Ops[op] }
+	r.Reads += ops(bpfIoOpIO_READ)
+	r.Writes += ops(bpfIoOpIO_WRITE)
+	r.Discards += ops(bpfIoOpIO_DISCARD)
+	r.Flushes += ops(bpfIoOpIO_FLUSH)
+	for op, l := range map[bpfIoOp]*snapshot.IOLatency{bpfIoOpIO_READ: &r.ReadLatency, bpfIoOpIO_WRITE: &r.WriteLatency} {
+		now, then := latencies[op], before[op]
+		if n.Ops[op] == w.Ops[op] {
+			continue
+		}
+		if w.Owner == 0 {
+			then = latency{} // the row was another owner's
+		}
+		l.Total = now.total.Since(then.total)
+		l.Queue = now.queue.Since(then.queue)
+		l.Device = now.device.Since(then.device)
+		l.Total.Sum = n.Latency[op].Sum - w.Latency[op].Sum
+		l.Total.Max = intervalMax(n.Latency[op].Max.At, interval)
+	}
+}
+
+// maxBits is MAX_NS_BITS of bpf/lib/hist.bpf.h.
+const maxBits = 48
+
+// intervalMax is the largest value of an interval, 0 if it had none.
+func intervalMax(at [2]uint64, interval uint32) uint64 {
+	packed := at[interval&1]
+	if packed>>maxBits != uint64(interval)&(1<<(64-maxBits)-1) {
+		return 0
+	}
+	return packed & (1<<maxBits - 1)
+}
+
+// audit compares the sums over rows with the kernel's counters.
+func (p *Probe) audit(was, now *reading, rows []snapshot.IORow) []snapshot.IODevice {
+	devices := map[string]*snapshot.IODevice{}
+	for _, name := range p.devices {
+		kernel, then := now.kernel[name], was.kernel[name]
+		if kernel.Reads < then.Reads || kernel.Writes < then.Writes {
+			then = snapshot.IOCounts{} // another device took the name, and counts from 0
+		}
+		devices[name] = &snapshot.IODevice{Device: name, Kernel: kernel.Sub(then)}
+	}
+	for _, r := range rows {
+		if r.Device == "" {
+			continue
+		}
+		d := devices[r.Device]
+		if d == nil {
+			d = &snapshot.IODevice{Device: r.Device}
+			devices[r.Device] = d
+		}
+		d.Ours.Reads += r.Reads
+		d.Ours.Writes += r.Writes
+		d.Ours.Discards += r.Discards
+		d.Ours.Flushes += r.Flushes
+		d.Ours.ReadBytes += r.ReadBytes()
+		d.Ours.WriteBytes += r.WriteBytes()
+		d.Ours.DiscardBytes += r.DiscardBytes
+		if strings.HasPrefix(r.App, "[unattributed") {
+			d.UnattributedBytes += r.Bytes()
+		}
+	}
+	for _, skew := range []map[uint32]uint64{was.skew, now.skew} {
+		for device, n := range skew {
+			if d := devices[p.deviceName(device)]; d != nil {
+				d.SkewBytes += n
+			}
+		}
+	}
+	var out []snapshot.IODevice
+	for _, name := range slices.Sorted(maps.Keys(devices)) {
+		if d := devices[name]; d.Ours != (snapshot.IOCounts{}) || d.Kernel != (snapshot.IOCounts{}) {
+			out = append(out, *d)
+		}
+	}
+	return out
+}
+
+// readLosses reads every loss counter; the last one is what both copies of the
+// completion's program missed, at most.
+func (p *Probe) readLosses() (map[string]uint64, error) {
+	list, err := p.table.Losses()
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]uint64{}
+	for _, l := range list {
+		out[l.Name] = l.Count
+	}
+	for name, prog := range p.objects.Programs {
+		if prog.Type() != ebpf.Tracing || name == bpfProgRequestComplete {
+			continue // what the first copy misses, the second one handles
+		}
+		stats, err := prog.Stats()
+		if err != nil {
+			return nil, fmt.Errorf("reading the statistics of %s: %w", name, err)
+		}
+		out["events_missed"] += stats.RecursionMisses
+	}
+	return out, nil
+}
+
+func (p *Probe) fileDifference(was, now *reading) []snapshot.IOFile {
+	var out []snapshot.IOFile
+	mounts := readMounts(filepath.Join(p.options.Proc, "self/mountinfo"))
+	for key, n := range now.files {
+		w := was.files[key]
+		if n.ReadBytes == w.ReadBytes && n.WriteBytes == w.WriteBytes {
+			continue
+		}
+		f := snapshot.IOFile{
+			Process: p.table.Process(key.Owner), Inode: key.Ino,
+			ReadBytes: n.ReadBytes - w.ReadBytes, WriteBytes: n.WriteBytes - w.WriteBytes,
+		}
+		f.Device = mounts.device(key.Device)
+		if path := p.table.Path(owner.NameKey{A: n.Name.A, B: n.Name.B}); path != "" {
+			f.Path = mounts.path(key.Device, path)
+		}
+		out = append(out, f)
+	}
+	return out
+}
+
+// readWorst merges what each CPU kept of the interval that has just ended.
+func (p *Probe) readWorst(now *reading) ([]snapshot.IORequest, error) {
+	var out []snapshot.IORequest
+	monotonic, err := newClock()
+	if err != nil {
+		return nil, err
+	}
+	for _, nested := range []uint32{0, 2} {
+		var perCPU []bpfIoSlowest
+		if err := p.objects.Maps[bpfMapIoWorst].Lookup(now.interval&1|nested, &perCPU); err != nil {
+			return nil, fmt.Errorf("reading the slowest requests: %w", err)
+		}
+		for _, w := range perCPU {
+			if w.Interval != now.interval {
+				continue
+			}
+			for _, r := range w.Request[:min(w.N, uint32(len(w.Request)))] {
+				row := now.rows[r.Row]
+				out = append(out, snapshot.IORequest{
+					Process: p.table.Process(row.Owner), At: monotonic.wall(r.At), Device: p.deviceName(row.Device),
+					Op: opNames[bpfIoOp(r.Op)], Via: viaNames[bpfIoVia(r.Via)], Sector: r.Sector, Bytes: uint64(r.Bytes),
+					QueueNS: r.QueueNs, DeviceNS: r.DeviceNs,
+				})
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b snapshot.IORequest) int {
+		return int(int64(b.LatencyNS()) - int64(a.LatencyNS()))
+	})
+	return out, nil
+}
+
+var opNames = map[bpfIoOp]string{
+	bpfIoOpIO_READ: "read", bpfIoOpIO_WRITE: "write", bpfIoOpIO_DISCARD: "discard", bpfIoOpIO_FLUSH: "flush",
+}
+
+var viaNames = map[bpfIoVia]string{
+	bpfIoViaVIA_READ_FILE: "file", bpfIoViaVIA_READ_DIRECT: "direct", bpfIoViaVIA_READ_METADATA: "metadata",
+	bpfIoViaVIA_READ_SWAP_IN: "swap_in", bpfIoViaVIA_WRITE_DIRECT: "direct", bpfIoViaVIA_WRITE_WRITEBACK: "writeback",
+	bpfIoViaVIA_WRITE_JOURNAL: "journal", bpfIoViaVIA_WRITE_METADATA: "metadata", bpfIoViaVIA_WRITE_SWAP_OUT: "swap_out",
+}

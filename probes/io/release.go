@@ -1,0 +1,115 @@
+package io
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+
+	"culprit/probes/hist"
+)
+
+// Sweep marks the owners that the kernel side refers to, drops entries of files that are
+// clean, and takes over the transactions that have ended.
+func (p *Probe) Sweep(number uint32) error {
+	if _, err := p.objects.Programs[bpfProgSweepIo].Run(&ebpf.RunOptions{Context: bpfSweep{Number: number}}); err != nil {
+		return fmt.Errorf("sweeping the io probe's tables: %w", err)
+	}
+	return p.retireTransactions()
+}
+
+// retireTransactions takes over what was kept of transactions of several owners that will
+// write no more, and forgets them.
+func (p *Probe) retireTransactions() error {
+	now := &reading{}
+	if err := p.readOurs(now); err != nil {
+		return err
+	}
+	ended := &reading{transactions: map[bpfTransactionKey]bpfTransaction{}, shares: now.shares}
+	for key, t := range now.transactions {
+		if t.Dropped != 0 {
+			ended.transactions[key] = t
+		}
+	}
+	if len(ended.transactions) == 0 {
+		return nil
+	}
+	p.retired = append(p.retired, p.difference(&reading{transactions: p.reading.transactions}, ended, nil)...)
+	for key := range now.shares {
+		if _, ok := ended.transactions[bpfTransactionKey{Device: key.Device, Tid: key.Tid}]; ok {
+			if err := forget(p.objects.Maps[bpfMapShares], key); err != nil {
+				return err
+			}
+		}
+	}
+	for key := range ended.transactions {
+		if err := forget(p.objects.Maps[bpfMapTransactions], key); err != nil {
+			return err
+		}
+		delete(p.reading.transactions, key)
+	}
+	return nil
+}
+
+// Release takes over what was counted for owners that are dead, and gives their
+// rows back.
+func (p *Probe) Release(owners []uint32) (keep []uint32) {
+	if len(owners) == 0 {
+		return nil
+	}
+	now := &reading{interval: p.interval}
+	if err := p.readOurs(now); err != nil {
+		return owners
+	}
+	now.latency = p.readLatencies(now.rows)
+	only := map[uint32]bool{}
+	for _, o := range owners {
+		only[o] = true
+	}
+	p.retired = append(p.retired, p.difference(p.reading, now, only)...)
+	for at, row := range now.rows {
+		if only[row.Owner] {
+			if err := p.freeRow(at, row); err != nil {
+				keep = append(keep, row.Owner)
+			}
+		}
+	}
+	for _, o := range owners {
+		p.sleeps.Set(o, bpfIoSleep{})
+		delete(p.reading.sleeps, o)
+	}
+	return keep
+}
+
+func (p *Probe) freeRow(at uint32, row bpfIoRow) error {
+	if err := forget(p.objects.Maps[bpfMapIoRowOf], bpfIoRowKey{Owner: row.Owner, Device: row.Device}); err != nil {
+		return err
+	}
+	p.rows.Set(at, bpfIoRow{})
+	delete(p.reading.rows, at)
+	delete(p.reading.latency, at)
+	for _, l := range row.Latency {
+		for _, index := range [][hist.Octaves]uint32{l.Total.Chunk, l.Queue.Chunk, l.Device.Chunk} {
+			for _, chunk := range index {
+				if chunk == 0 {
+					continue
+				}
+				p.chunks.Set(chunk, bpfHistChunk{})
+				if err := p.objects.Maps[bpfMapHistChunksReturned].Put(nil, chunk); err != nil {
+					return fmt.Errorf("giving a histogram back: %w", err)
+				}
+			}
+		}
+	}
+	if err := p.objects.Maps[bpfMapIoRowsReturned].Put(nil, at); err != nil {
+		return fmt.Errorf("giving a row back: %w", err)
+	}
+	return nil
+}
+
+func forget(m *ebpf.Map, key any) error {
+	if err := m.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("forgetting an entry of %s: %w", m, err)
+	}
+	return nil
+}

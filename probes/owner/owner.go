@@ -1,0 +1,413 @@
+// Package owner is the process table: it turns the small numbers that BPF programs
+// stamp on events (bpf/lib/owner.bpf.h) into processes, keeps the names of the
+// dead as long as anything refers to them, and gives numbers back after that. One
+// Table serves every probe of a culprit.
+package owner
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+
+	"culprit/probes/bpfmap"
+	"culprit/probes/snapshot"
+)
+
+// First is the lowest number that stands for a process; those below it stand for
+// what belongs to none.
+const First = uint32(bpfOwnerOWNER_FIRST)
+
+// nobody names the owners that are no process. The reasons are part of the
+// output: users search for them.
+var nobody = map[bpfOwner]string{
+	bpfOwnerOWNER_NONE:                            "[unattributed: row table full]",
+	bpfOwnerOWNER_UNATTRIBUTED_BEFORE_ATTACH:      "[unattributed: no owner seen before attach]",
+	bpfOwnerOWNER_UNATTRIBUTED_PROCESS_TABLE_FULL: "[unattributed: process table full]",
+	bpfOwnerOWNER_UNATTRIBUTED_REQUEST_SLOTS_FULL: "[unattributed: request table full]",
+	bpfOwnerOWNER_UNATTRIBUTED_MERGED_BIOS_FULL:   "[unattributed: merged request table full]",
+	bpfOwnerOWNER_UNATTRIBUTED_DIRTY_INODES_FULL:  "[unattributed: dirty file table full]",
+	bpfOwnerOWNER_UNATTRIBUTED_DIRTY_FOLIOS_FULL:  "[unattributed: dirty page table full]",
+	bpfOwnerOWNER_UNATTRIBUTED_JOURNAL_TABLE_FULL: "[unattributed: journal table full]",
+	bpfOwnerOWNER_UNATTRIBUTED_ROW_TABLE_FULL:     "[unattributed: row table full]",
+	bpfOwnerOWNER_UNATTRIBUTED_REQUEST_TOO_LONG:   "[unattributed: request too long]",
+	bpfOwnerOWNER_KERNEL_SUPERBLOCK:               "[kernel: superblock]",
+	bpfOwnerOWNER_KERNEL_XFS_METADATA:             "[kernel: xfs metadata]",
+	bpfOwnerOWNER_KERNEL_BTRFS_METADATA:           "[kernel: btrfs metadata]",
+	bpfOwnerOWNER_KERNEL_SWAP:                     "[kernel: swap]",
+	bpfOwnerOWNER_KERNEL_LOOP:                     "[kernel: loop]",
+	bpfOwnerOWNER_KERNEL_METADATA:                 "[kernel: metadata]",
+}
+
+// Options say where the host is seen and how much is kept.
+type Options struct {
+	Proc      string // the host's procfs, "/proc" if empty
+	Processes uint32 // slots of the process table, its default if 0
+	Names     uint32 // paths of executables, cgroups and files, their default if 0
+}
+
+// A User is a probe that stamps owners.
+type User interface {
+	// Sweep makes the probe's programs mark every owner that something of theirs refers to.
+	Sweep(number uint32) error
+	// Release is told of owners that are dead and that no sweep found: the
+	// probe reads and forgets what it keeps for them. An owner that it returns is kept for now.
+	Release(owners []uint32) (keep []uint32)
+}
+
+// Table is the process table. Its methods must not be called concurrently, except
+// that Process and Maps do not disturb each other.
+type Table struct {
+	objects   bpfObjects
+	links     []link.Link
+	processes *bpfmap.Array[bpfProcess]
+	seen      *bpfmap.Array[uint32]
+	namer     *Namer
+	proc      string
+	boot      time.Time // when CLOCK_BOOTTIME was 0
+	users     []User
+
+	known     map[uint32]described // by owner
+	names     map[bpfNameKey]string
+	sweeps    uint32
+	absent    map[uint32]int // dead owners: how many sweeps in a row found nothing of theirs
+	most      uint32
+	lossNames []string
+}
+
+// described is a slot as it was when it was named: another content needs another name.
+type described struct {
+	slot    bpfProcess
+	process snapshot.Process
+}
+
+// Load creates the process table and keeps it up to date until Close.
+func Load(o Options) (*Table, error) {
+	spec, err := loadBpf()
+	if err != nil {
+		return nil, fmt.Errorf("reading the process table's object: %w", err)
+	}
+	if o.Processes != 0 {
+		for _, name := range []string{bpfMapProcesses, bpfMapProcessesReturned, bpfMapProcessOwners, bpfMapOwnerSeen} {
+			spec.Maps[name].MaxEntries = max(o.Processes, First+1)
+		}
+	}
+	losses, err := lossNames(spec)
+	if err != nil {
+		return nil, err
+	}
+	if o.Names != 0 {
+		spec.Maps[bpfMapNames].MaxEntries = o.Names
+	}
+	boot, err := bootTime()
+	if err != nil {
+		return nil, err
+	}
+	if o.Proc == "" {
+		o.Proc = "/proc"
+	}
+	t := &Table{
+		namer:     NewNamer("/"),
+		proc:      o.Proc,
+		boot:      boot,
+		known:     map[uint32]described{},
+		names:     map[bpfNameKey]string{},
+		absent:    map[uint32]int{},
+		lossNames: losses,
+		most:      spec.Maps[bpfMapNames].MaxEntries,
+	}
+	if err := spec.LoadAndAssign(&t.objects, nil); err != nil {
+		return nil, fmt.Errorf("loading the process table: %w", err)
+	}
+	if err := t.start(); err != nil {
+		return nil, errors.Join(err, t.Close())
+	}
+	return t, nil
+}
+
+func (t *Table) start() (err error) {
+	if t.processes, err = bpfmap.NewArray[bpfProcess](t.objects.Processes); err != nil {
+		return err
+	}
+	if t.seen, err = bpfmap.NewArray[uint32](t.objects.OwnerSeen); err != nil {
+		return err
+	}
+	pool := bpfPool{Next: First, Size: t.processes.Len()}
+	if err := t.objects.ProcessPool.Put(uint32(0), pool); err != nil {
+		return fmt.Errorf("preparing the process table: %w", err)
+	}
+	for _, p := range []*ebpf.Program{t.objects.ProcessExec, t.objects.ProcessRename, t.objects.ProcessMoved, t.objects.ProcessExit} {
+		l, err := link.AttachTracing(link.TracingOptions{Program: p})
+		if err != nil {
+			return fmt.Errorf("attaching %s: %w", p, err)
+		}
+		t.links = append(t.links, l)
+	}
+	return nil
+}
+
+// bootTime is the wall-clock time at which CLOCK_BOOTTIME was 0.
+func bootTime() (time.Time, error) {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
+		return time.Time{}, fmt.Errorf("reading the boot clock: %w", err)
+	}
+	return time.Now().Add(-time.Duration(now.Nano())), nil
+}
+
+// Close detaches everything and frees the table.
+func (t *Table) Close() error {
+	var errs []error
+	for _, l := range t.links {
+		errs = append(errs, l.Close())
+	}
+	return errors.Join(append(errs, t.objects.Close())...)
+}
+
+// Maps are the maps that a probe's object shares with the table, by name, for
+// ebpf.CollectionOptions.MapReplacements. Before it loads, the probe gives its specs
+// their sizes with Fit.
+func (t *Table) Maps() map[string]*ebpf.Map {
+	o := &t.objects
+	return map[string]*ebpf.Map{
+		bpfMapLosses: o.Losses, bpfMapNameScratch: o.NameScratch, bpfMapNames: o.Names, bpfMapOwnerSeen: o.OwnerSeen,
+		bpfMapProcessOwners: o.ProcessOwners, bpfMapProcessPool: o.ProcessPool, bpfMapProcesses: o.Processes,
+		bpfMapProcessesReturned: o.ProcessesReturned, bpfMapTasks: o.Tasks,
+	}
+}
+
+// Fit gives the shared maps of a probe's specification the sizes that they have here.
+func (t *Table) Fit(spec *ebpf.CollectionSpec) {
+	for name, m := range t.Maps() {
+		if s := spec.Maps[name]; s != nil {
+			s.MaxEntries = m.MaxEntries()
+		}
+	}
+}
+
+// Processes is the number of slots: owners are below it.
+func (t *Table) Processes() uint32 { return t.processes.Len() }
+
+// Add makes a probe known, so that what it refers to stays.
+func (t *Table) Add(u User) { t.users = append(t.users, u) }
+
+// Remove forgets a probe that is about to close.
+func (t *Table) Remove(u User) {
+	t.users = slices.DeleteFunc(t.users, func(v User) bool { return v == u })
+}
+
+// Process is who an owner is.
+func (t *Table) Process(owner uint32) snapshot.Process {
+	if owner < First {
+		name, ok := nobody[bpfOwner(owner)]
+		if !ok {
+			name = fmt.Sprintf("[unattributed: owner %d]", owner)
+		}
+		return snapshot.Process{App: name}
+	}
+	slot := t.processes.Get(owner)
+	slot.Flags &^= uint32(bpfProcessFlagsPROCESS_DEAD)
+	if d, ok := t.known[owner]; ok && d.slot == slot {
+		return d.process
+	}
+	p := t.namer.Process(Identity{
+		PID:           int(slot.Pid),
+		PPID:          int(slot.Ppid),
+		Started:       t.boot.Add(time.Duration(slot.StartBoottime)),
+		Comm:          comm(slot.Comm),
+		Exe:           t.path(bpfNameKey(slot.Exe)),
+		Cgroup2:       t.path(bpfNameKey(slot.Cgroup2)),
+		CgroupSystemd: t.path(bpfNameKey(slot.CgroupSystemd)),
+		CgroupMemory:  t.path(bpfNameKey(slot.CgroupMemory)),
+		UID:           slot.Uid,
+		Kernel:        slot.Flags&uint32(bpfProcessFlagsPROCESS_KTHREAD) != 0,
+	})
+	t.known[owner] = described{slot, p}
+	return p
+}
+
+func comm(c [16]int8) string {
+	var b []byte
+	for _, v := range c {
+		if v == 0 {
+			break
+		}
+		b = append(b, byte(v))
+	}
+	return string(b)
+}
+
+// NameKey is where the kernel side keeps a path: the two words of a struct name_key.
+type NameKey struct{ A, B uint64 }
+
+// Path is a path that the kernel side kept, "" if there is none.
+func (t *Table) Path(k NameKey) string { return t.path(bpfNameKey{A: k.A, B: k.B}) }
+
+func (t *Table) path(key bpfNameKey) string {
+	if key.A == 0 && key.B == 0 {
+		return ""
+	}
+	if p, ok := t.names[key]; ok {
+		return p
+	}
+	var n bpfName
+	if err := t.objects.Names.Lookup(key, &n); err != nil {
+		return "" // not kept: counted in the kernel
+	}
+	raw := make([]byte, len(n.Parts))
+	for i, c := range n.Parts {
+		raw[i] = byte(c)
+	}
+	raw = bytes.TrimRight(raw, "\x00")
+	p := "/"
+	if len(raw) > 0 {
+		parts := strings.Split(string(raw), "\x00")
+		slices.Reverse(parts)
+		p = path.Join("/", path.Join(parts...))
+	}
+	t.names[key] = p
+	return p
+}
+
+// Losses are the counters of everything that BPF programs could not keep.
+func (t *Table) Losses() ([]snapshot.Loss, error) {
+	var out []snapshot.Loss
+	for i, name := range t.lossNames {
+		var n uint64
+		if err := t.objects.Losses.Lookup(uint32(i), &n); err != nil {
+			return nil, fmt.Errorf("reading the loss counters: %w", err)
+		}
+		out = append(out, snapshot.Loss{Name: name, Count: n})
+	}
+	return out, nil
+}
+
+// lossNames are the names of enum loss, in order, without their prefix.
+func lossNames(spec *ebpf.CollectionSpec) ([]string, error) {
+	var enum *btf.Enum
+	if err := spec.Types.TypeByName("loss", &enum); err != nil {
+		return nil, fmt.Errorf("reading the names of the loss counters: %w", err)
+	}
+	var names []string
+	for _, v := range enum.Values {
+		if v.Value < uint64(bpfLossLOSS_MAX) {
+			names = append(names, strings.ToLower(strings.TrimPrefix(v.Name, "LOSS_")))
+		}
+	}
+	return names, nil
+}
+
+// sweepsUntilFree is how many sweeps in a row must find nothing that refers to a dead
+// owner: one alone can miss a number that moves from one place to another.
+const sweepsUntilFree = 2
+
+// Collect frees the numbers of processes that are gone and that nothing refers to. It
+// is called about once a second.
+func (t *Table) Collect() error {
+	t.sweeps++
+	for _, u := range t.users {
+		if err := u.Sweep(t.sweeps); err != nil {
+			return err
+		}
+	}
+	var pool bpfPool
+	if err := t.objects.ProcessPool.Lookup(uint32(0), &pool); err != nil {
+		return fmt.Errorf("reading the process table: %w", err)
+	}
+	var free []uint32
+	for owner := First; owner < min(pool.Next, t.processes.Len()); owner++ {
+		slot := t.processes.Get(owner)
+		if slot.Flags&uint32(bpfProcessFlagsPROCESS_DEAD) == 0 || slot.Pid == 0 {
+			continue
+		}
+		if t.seen.Get(owner) == t.sweeps {
+			delete(t.absent, owner)
+			continue
+		}
+		if t.absent[owner]++; t.absent[owner] >= sweepsUntilFree && t.gone(slot) {
+			free = append(free, owner)
+		}
+	}
+	for _, u := range t.users {
+		keep := u.Release(free)
+		free = slices.DeleteFunc(free, func(owner uint32) bool { return slices.Contains(keep, owner) })
+	}
+	for _, owner := range free {
+		if err := t.free(owner); err != nil {
+			return err
+		}
+	}
+	if len(t.names) > int(t.most)/2 {
+		return t.dropNames(min(pool.Next, t.processes.Len()))
+	}
+	return nil
+}
+
+// gone is whether a dead process can cause nothing any more: while it exits, it
+// still closes files.
+func (t *Table) gone(slot bpfProcess) bool {
+	stat, err := os.ReadFile(filepath.Join(t.proc, strconv.Itoa(int(slot.Pid)), "stat"))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		return true
+	}
+	if err != nil {
+		return false
+	}
+	// The comm in field 2 can hold anything; field 3 is the state, field 22 the start in ticks.
+	_, rest, ok := strings.Cut(string(stat[bytes.LastIndexByte(stat, ')')+1:]), " ")
+	fields := strings.Fields(rest)
+	if !ok || len(fields) < 20 {
+		return false
+	}
+	const tick = uint64(10 * time.Millisecond) // USER_HZ is 100 on all architectures that Go runs on
+	started, err := strconv.ParseUint(fields[19], 10, 64)
+	return err == nil && (started != slot.StartBoottime/tick || fields[0] == "Z" || fields[0] == "X")
+}
+
+func (t *Table) free(owner uint32) error {
+	slot := t.processes.Get(owner)
+	key := bpfProcessKey{StartBoottime: slot.StartBoottime, Pid: slot.Pid}
+	if err := t.objects.ProcessOwners.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("freeing process %d: %w", slot.Pid, err)
+	}
+	t.processes.Set(owner, bpfProcess{})
+	delete(t.known, owner)
+	delete(t.absent, owner)
+	if err := t.objects.ProcessesReturned.Put(nil, owner); err != nil {
+		return fmt.Errorf("freeing process %d: %w", slot.Pid, err)
+	}
+	return nil
+}
+
+// dropNames makes room by deleting the paths that no process has.
+func (t *Table) dropNames(end uint32) error {
+	used := map[bpfNameKey]bool{}
+	for owner := First; owner < end; owner++ {
+		slot := t.processes.Get(owner)
+		for _, key := range []bpfNameKey{bpfNameKey(slot.Exe), bpfNameKey(slot.Cgroup2), bpfNameKey(slot.CgroupSystemd), bpfNameKey(slot.CgroupMemory)} {
+			used[key] = true
+		}
+	}
+	for key := range t.names {
+		if used[key] {
+			continue
+		}
+		delete(t.names, key)
+		if err := t.objects.Names.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("dropping a path: %w", err)
+		}
+	}
+	return nil
+}

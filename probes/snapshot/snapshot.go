@@ -1,0 +1,230 @@
+// Package snapshot holds the values that flow from the probes to the outputs:
+// plain, immutable once made, and independent of the kernel. A probe makes one
+// snapshot per interval; everything behind it (grouping, filtering, rendering,
+// storing) works on these types alone.
+//
+// Units are those of the kernel side throughout: nanoseconds and bytes. Only
+// the outputs scale them.
+package snapshot
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Process is the identity of an owner as far as it is known: of one process
+// when the row is a process's, of a group when rows were merged. A field in
+// which the members of a group differ is empty (PID 0, zero Started).
+type Process struct {
+	PID       int       // thread group id in the host's pid namespace; 0 for a group or for no process
+	PPID      int       // parent's thread group id when the process was first seen
+	Started   time.Time // start of the process; it tells reused pids apart
+	Comm      string    // the kernel's name of the task, at most 15 bytes
+	Exe       string    // path of the executable inside its mount namespace
+	Cgroup    string    // path in the hierarchy that DESIGN.md's rule chooses
+	Unit      string    // systemd service unit, or ""
+	Container string    // container or pod name or id, or ""
+	User      string    // user name, else the decimal uid
+	App       string    // application name, never ""
+}
+
+// By names the field that rows are grouped by.
+type By string
+
+// The groupings that every report accepts.
+const (
+	ByApp       By = "app"
+	ByPID       By = "pid"
+	ByComm      By = "comm"
+	ByExe       By = "exe"
+	ByCgroup    By = "cgroup"
+	ByUnit      By = "unit"
+	ByContainer By = "container"
+	ByUser      By = "user"
+)
+
+// Bys lists every grouping in the order in which help prints them.
+var Bys = []By{ByApp, ByPID, ByComm, ByExe, ByCgroup, ByUnit, ByContainer, ByUser}
+
+// groupKey is comparable and equal for two processes exactly when they belong
+// to one group.
+type groupKey struct {
+	name    string
+	pid     int
+	started time.Time
+}
+
+func (p Process) key(by By) groupKey {
+	if by == ByPID {
+		return groupKey{name: p.App, pid: p.PID, started: p.Started}
+	}
+	if p.special() {
+		return groupKey{name: p.App}
+	}
+	return groupKey{name: p.Name(by)}
+}
+
+// Name is the value of the field that by names. What belongs to no process (a
+// row of the kernel, or one that could not be attributed) is named by its App
+// under every grouping, so that it is never folded into somebody's row.
+func (p Process) Name(by By) string {
+	name := p.App
+	switch by {
+	case ByComm:
+		name = p.Comm
+	case ByExe:
+		name = p.Exe
+	case ByCgroup:
+		name = p.Cgroup
+	case ByUnit:
+		name = p.Unit
+	case ByContainer:
+		name = p.Container
+	case ByUser:
+		name = p.User
+	}
+	// A group of unlike processes without a unit looks special too: its App tells.
+	if name == "" && p.special() && (strings.HasPrefix(p.App, "[kernel: ") || strings.HasPrefix(p.App, "[unattributed: ")) {
+		return p.App
+	}
+	return name
+}
+
+// special is whether p stands for no process: "[kernel: …]", "[unattributed: …]".
+func (p Process) special() bool { return p.PID == 0 && p.Comm == "" && p.Started.IsZero() }
+
+// merge keeps of p what other shares with it.
+func (p Process) merge(other Process) Process {
+	if p.PID != other.PID {
+		p.PID = 0
+	}
+	if p.PPID != other.PPID {
+		p.PPID = 0
+	}
+	if !p.Started.Equal(other.Started) {
+		p.Started = time.Time{}
+	}
+	for _, f := range []struct {
+		mine *string
+		its  string
+	}{
+		{&p.Comm, other.Comm}, {&p.Exe, other.Exe}, {&p.Cgroup, other.Cgroup}, {&p.Unit, other.Unit},
+		{&p.Container, other.Container}, {&p.User, other.User}, {&p.App, other.App},
+	} {
+		if *f.mine != f.its {
+			*f.mine = ""
+		}
+	}
+	return p
+}
+
+// asGroup is p as the identity of its group: with the group's name in the
+// field that by names, and without a pid unless rows are processes.
+func (p Process) asGroup(by By) Process {
+	if p.special() {
+		switch by {
+		case ByComm:
+			p.Comm = p.App
+		case ByExe:
+			p.Exe = p.App
+		case ByCgroup:
+			p.Cgroup = p.App
+		case ByUnit:
+			p.Unit = p.App
+		case ByContainer:
+			p.Container = p.App
+		case ByUser:
+			p.User = p.App
+		}
+		return p
+	}
+	if by != ByPID {
+		p.PID, p.PPID, p.Started = 0, 0, time.Time{}
+	}
+	return p
+}
+
+// Loss is one counter of something that was lost, skipped or could not be
+// kept, counted where it happened.
+type Loss struct {
+	Name  string // as in the JSON contract's "loss" object
+	Count uint64
+}
+
+// Bucket counts the values v with Lower <= v < Upper, in nanoseconds.
+type Bucket struct {
+	Lower, Upper uint64
+	Count        uint64
+}
+
+// Histogram is a distribution of durations. The zero value is empty.
+type Histogram struct {
+	Buckets []Bucket // ascending, without empty ones; two histograms of one kernel rule share their bounds
+	Sum     uint64   // ns, exact
+	Max     uint64   // ns, exact
+}
+
+// Count is the number of values.
+func (h Histogram) Count() uint64 {
+	var n uint64
+	for _, b := range h.Buckets {
+		n += b.Count
+	}
+	return n
+}
+
+// Mean is the arithmetic mean in ns, 0 when empty.
+func (h Histogram) Mean() uint64 {
+	if n := h.Count(); n > 0 {
+		return h.Sum / n
+	}
+	return 0
+}
+
+// Quantile is the q-quantile (0 < q <= 1) in ns by the nearest-rank rule: the
+// middle of the bucket that holds it, but never beyond Max. Its relative error is
+// half of the bucket's width. 0 when empty.
+func (h Histogram) Quantile(q float64) uint64 {
+	n := h.Count()
+	if n == 0 {
+		return 0
+	}
+	rank := uint64(q * float64(n))
+	if float64(rank) < q*float64(n) {
+		rank++
+	}
+	rank = max(rank, 1)
+	for _, b := range h.Buckets {
+		if rank <= b.Count {
+			mid := b.Lower + (b.Upper-b.Lower)/2
+			if h.Max > 0 {
+				mid = min(mid, h.Max)
+			}
+			return mid
+		}
+		rank -= b.Count
+	}
+	return h.Max
+}
+
+// Merge is the distribution of the values of both. It is associative and
+// commutative, and leaves both unchanged.
+func (h Histogram) Merge(o Histogram) Histogram {
+	out := Histogram{Sum: h.Sum + o.Sum, Max: max(h.Max, o.Max)}
+	out.Buckets = make([]Bucket, 0, len(h.Buckets)+len(o.Buckets))
+	out.Buckets = append(append(out.Buckets, h.Buckets...), o.Buckets...)
+	slices.SortFunc(out.Buckets, func(a, b Bucket) int { return cmp.Compare(a.Lower, b.Lower) })
+	n := 0
+	for _, b := range out.Buckets {
+		if n > 0 && out.Buckets[n-1].Lower == b.Lower {
+			out.Buckets[n-1].Count += b.Count
+			continue
+		}
+		out.Buckets[n] = b
+		n++
+	}
+	out.Buckets = out.Buckets[:n]
+	return out
+}
