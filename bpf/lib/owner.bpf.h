@@ -159,16 +159,31 @@ struct {
 	__type(value, __u32);
 } owner_seen SEC(".maps");
 
-static __always_inline __u32 name_add(struct name *n, __u32 at, const void *part)
-{
-	long len;
+/*
+ * Paths are walked by bpf_loop(), whose body is verified once: a loop of the
+ * compiler's is verified pass by pass, in every program that can make a process's slot.
+ */
+struct name_walk {
+	struct name *name;
+	__u64 at;  /* dentry or kernfs node */
+	__u64 mnt; /* struct mount, 0 within a file system */
+	__u32 len;
+	__u32 zero;
+};
 
-	if (at >= NAME_LEN)
-		return at;
-	len = bpf_probe_read_kernel_str(n->parts + at, NAME_PART, part);
-	return len > 0 ? at + len : at;
+static __always_inline void name_add(struct name_walk *w, const void *part)
+{
+	__u32 len = w->len;
+	long added;
+
+	if (len >= NAME_LEN)
+		return;
+	added = bpf_probe_read_kernel_str(w->name->parts + len, NAME_PART, part);
+	if (added > 0)
+		w->len = len + added;
 }
 
+/* Where the path of something is put together; NULL if it is kept already. */
 static __always_inline struct name *name_begin(struct name_key *key)
 {
 	__u32 zero = 0;
@@ -188,39 +203,54 @@ static __always_inline void name_keep(struct name_key *key, struct name *n)
 		lose(LOSS_NAME_TABLE_FULL);
 }
 
-/* The path of a dentry within its mount namespace, or within its file system if mnt is NULL. */
-checked_once int name_of_path(struct name_key *key, __u64 dentry_at, __u64 vfsmnt)
+static long name_dentry(__u32 i, void *ctx)
 {
-	struct dentry *dentry = (void *)dentry_at;
-	struct mount *mnt = NULL;
-	struct name *n;
-	__u32 at = 0;
+	struct name_walk *w = ctx;
+	struct dentry *dentry = (void *)w->at, *parent;
+	struct mount *mnt = (void *)w->mnt, *up;
+
+	if (mnt && dentry == BPF_CORE_READ(mnt, mnt.mnt_root)) {
+		up = BPF_CORE_READ(mnt, mnt_parent);
+		if (up == mnt)
+			return 1;
+		w->at = (__u64)BPF_CORE_READ(mnt, mnt_mountpoint);
+		w->mnt = (__u64)up;
+		return 0;
+	}
+	parent = BPF_CORE_READ(dentry, d_parent);
+	if (parent == dentry)
+		return 1;
+	name_add(w, BPF_CORE_READ(dentry, d_name.name));
+	w->at = (__u64)parent;
+	return 0;
+}
+
+/* The path of a dentry within its mount namespace, or within its file system if mnt is 0. */
+checked_once int name_of_path(struct name_key *key, __u64 dentry, __u64 vfsmnt)
+{
+	struct name_walk w = { .at = dentry };
 
 	if (!key)
 		return 0;
-	n = name_begin(key);
-	if (!n)
+	w.name = name_begin(key);
+	if (!w.name)
 		return 0;
 	if (vfsmnt)
-		mnt = (void *)vfsmnt - bpf_core_field_offset(struct mount, mnt);
-	for (int i = 0; i < NAME_DEPTH; i++) {
-		struct dentry *parent = BPF_CORE_READ(dentry, d_parent);
+		w.mnt = vfsmnt - bpf_core_field_offset(struct mount, mnt);
+	bpf_loop(NAME_DEPTH, name_dentry, &w, 0);
+	name_keep(key, w.name);
+	return 0;
+}
 
-		if (mnt && dentry == BPF_CORE_READ(mnt, mnt.mnt_root)) {
-			struct mount *up = BPF_CORE_READ(mnt, mnt_parent);
+static long name_kernfs(__u32 i, void *ctx)
+{
+	struct name_walk *w = ctx;
+	struct kernfs_node *kn = (void *)w->at, *parent = kernfs_parent(kn);
 
-			if (up == mnt)
-				break;
-			dentry = BPF_CORE_READ(mnt, mnt_mountpoint);
-			mnt = up;
-			continue;
-		}
-		if (parent == dentry)
-			break;
-		at = name_add(n, at, BPF_CORE_READ(dentry, d_name.name));
-		dentry = parent;
-	}
-	name_keep(key, n);
+	if (!parent)
+		return 1;
+	name_add(w, BPF_CORE_READ(kn, name));
+	w->at = (__u64)parent;
 	return 0;
 }
 
@@ -228,49 +258,58 @@ checked_once int name_of_cgroup(struct name_key *key, __u64 cgroup)
 {
 	struct cgroup *cgrp = (void *)cgroup;
 	struct kernfs_node *kn = BPF_CORE_READ(cgrp, kn);
-	struct name *n;
-	__u32 at = 0;
+	struct name_walk w = { .at = (__u64)kn };
 
 	if (!key || !kn)
 		return 0;
 	key->a = BPF_CORE_READ(kn, id);
 	key->b = 1 + BPF_CORE_READ(cgrp, root, hierarchy_id);
-	n = name_begin(key);
-	if (!n)
+	w.name = name_begin(key);
+	if (!w.name)
 		return 0;
-	for (int i = 0; i < NAME_DEPTH; i++) {
-		struct kernfs_node *parent = kernfs_parent(kn);
-
-		if (!parent)
-			break;
-		at = name_add(n, at, BPF_CORE_READ(kn, name));
-		kn = parent;
-	}
-	name_keep(key, n);
+	bpf_loop(NAME_DEPTH, name_kernfs, &w, 0);
+	name_keep(key, w.name);
 	return 0;
 }
 
 /* v1's "name=systemd" hierarchy has no controller to find it by: it is one of the set's links. */
-checked_once int name_of_systemd_cgroup(struct name_key *key, __u64 css_set)
+struct systemd_walk {
+	__u64 link, head;
+	__u64 cgroup;
+};
+
+static long find_systemd(__u32 i, void *ctx)
+{
+	struct systemd_walk *w = ctx;
+	__u64 at = w->link;
+	struct cgrp_cset_link *link = (void *)(at - bpf_core_field_offset(struct cgrp_cset_link, cgrp_link));
+	struct cgroup *cgrp;
+	struct cgroup_root *root;
+	__u64 name = 0;
+
+	if (!at || at == w->head)
+		return 1;
+	cgrp = BPF_CORE_READ(link, cgrp);
+	root = BPF_CORE_READ(cgrp, root);
+	bpf_core_read(&name, sizeof(name), &root->name);
+	if (name == 0x00646d6574737973) { /* "systemd" */
+		w->cgroup = (__u64)cgrp;
+		return 1;
+	}
+	w->link = (__u64)BPF_CORE_READ(link, cgrp_link.next);
+	return 0;
+}
+
+checked_once __u64 systemd_cgroup(__u64 css_set)
 {
 	struct css_set *set = (void *)css_set;
-	__u64 head, at;
+	struct systemd_walk w = {
+		.head = css_set + bpf_core_field_offset(struct css_set, cgrp_links),
+		.link = (__u64)BPF_CORE_READ(set, cgrp_links.next),
+	};
 
-	if (!key)
-		return 0;
-	head = (__u64)set + bpf_core_field_offset(struct css_set, cgrp_links);
-	at = (__u64)BPF_CORE_READ(set, cgrp_links.next);
-	for (int i = 0; i < 16 && at && at != head; i++) {
-		struct cgrp_cset_link *link = (void *)(at - bpf_core_field_offset(struct cgrp_cset_link, cgrp_link));
-		struct cgroup *cgrp = BPF_CORE_READ(link, cgrp);
-		char name[8] = {};
-
-		bpf_probe_read_kernel(name, sizeof(name), &BPF_CORE_READ(cgrp, root)->name);
-		if (!__builtin_memcmp(name, "systemd", 8))
-			return name_of_cgroup(key, (__u64)cgrp);
-		at = (__u64)BPF_CORE_READ(link, cgrp_link.next);
-	}
-	return 0;
+	bpf_loop(32, find_systemd, &w, 0);
+	return w.cgroup;
 }
 
 /* Everything about a process that can change in its life. */
@@ -281,6 +320,7 @@ checked_once int process_describe(struct process *p, __u64 task_at)
 	struct file *exe = BPF_CORE_READ(task, mm, exe_file);
 	struct cgroup_subsys_state *css = NULL;
 	struct name_key key = {};
+	__u64 systemd;
 
 	if (!p)
 		return 0;
@@ -303,7 +343,9 @@ checked_once int process_describe(struct process *p, __u64 task_at)
 	name_of_cgroup(&key, (__u64)BPF_CORE_READ(set, dfl_cgrp));
 	p->cgroup2 = key;
 	key.a = key.b = 0;
-	name_of_systemd_cgroup(&key, (__u64)set);
+	systemd = systemd_cgroup((__u64)set);
+	if (systemd)
+		name_of_cgroup(&key, systemd);
 	p->cgroup_systemd = key;
 	key.a = key.b = 0;
 	if (bpf_core_enum_value_exists(enum cgroup_subsys_id, memory_cgrp_id))
