@@ -16,7 +16,6 @@
  */
 #include "lib/io.bpf.h"
 #include "lib/jbd2.bpf.h"
-#include "lib/nested.bpf.h"
 #include <bpf/bpf_tracing.h>
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
@@ -35,12 +34,17 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 #define SLOT_CHARGED 32U   /* row is that of the owner of most bytes */
 
 struct request_slot {
+	__u64 request; /* struct request * */
+	__u64 inode;   /* whose pages are written back, 0 for other requests */
 	__u32 owner;
 	__u32 row;
+	__u32 device;
 	__u32 flags;
 	__u32 fs_device, tid;
-	__u32 device;
-	__u32 bytes; /* completed so far */
+	__u32 cmd_flags;
+	__u32 bytes; /* when it started; what is merged later is not in it */
+	__u32 done;  /* bytes completed so far */
+	__u32 zero;
 };
 
 /* Where the slots of a queue's tags are; indexed by request_queue.id, which the kernel keeps small and dense. */
@@ -138,51 +142,6 @@ static __always_inline struct request_slot *request_slot(struct request *rq, boo
 	return bpf_map_lookup_elem(&request_slots, &at);
 }
 
-SEC("tp_btf/block_io_start")
-int BPF_PROG(request_start, struct request *rq)
-{
-	struct task_context *c = task_context(bpf_get_current_task_btf());
-	struct request_slot *slot = request_slot(rq, true);
-	__u32 device = disk_device(rq->q->disk);
-
-	if (!slot) {
-		lose(LOSS_REQUEST_SLOTS_FULL);
-		return 0;
-	}
-	if (!c) {
-		slot->owner = OWNER_UNATTRIBUTED_PROCESS_TABLE_FULL;
-		slot->row = io_row_find(slot->owner, device);
-		slot->flags = SLOT_LIVE;
-		return 0;
-	}
-	if (c->io_device != device || !c->io_row) {
-		c->io_row = io_row_find(c->owner, device);
-		c->io_device = device;
-	}
-	slot->owner = c->owner;
-	slot->row = c->io_row;
-	slot->device = device;
-	slot->bytes = 0;
-	slot->flags = SLOT_LIVE;
-	if (c->commit_tid || c->marks & (TASK_SUPERBLOCK | TASK_FAST_COMMIT)) {
-		__u32 op = rq->cmd_flags & REQ_OP_MASK;
-
-		if (op != REQ_OP_WRITE && op != REQ_OP_FLUSH)
-			return 0;
-		if (c->marks & TASK_SUPERBLOCK) {
-			c->marks &= ~TASK_SUPERBLOCK;
-			slot->flags |= SLOT_SUPERBLOCK;
-		} else if (c->marks & TASK_FAST_COMMIT) {
-			slot->flags |= SLOT_FAST;
-		} else if (c->commit_tid) {
-			slot->flags |= SLOT_JOURNAL;
-			slot->fs_device = c->commit_device;
-			slot->tid = c->commit_tid;
-		}
-	}
-	return 0;
-}
-
 /* ---- merges: the other way for a bio to get into a request ---- */
 
 /* Whether the pages of a bio tell its owner, so that its submitter need not be kept. */
@@ -265,7 +224,7 @@ int BPF_PROG(request_merge, struct request *rq)
 	return 0;
 }
 
-/* ---- completion ---- */
+/* ---- charging ---- */
 
 #define MOST_OWNERS 6 /* of one request: whose the operation is, is chosen among these */
 #define MOST_PIECES 8192
@@ -737,7 +696,127 @@ static __always_inline enum io_op op_of(__u32 cmd_flags)
 	return op & 1 ? IO_WRITE : IO_READ;
 }
 
-static __always_inline void note_worst(struct io_request *r, __u32 row, enum io_op op, __u64 start, __u64 issued, bool in_interrupt)
+/* ---- completions that were not seen ---- */
+
+/*
+ * Not every completion reaches a program. The kernel runs none twice at a time on
+ * one CPU, so one that interrupts another one's is skipped (bpf_prog.active,
+ * kernel/trace/bpf_trace.c); and there are hardened kernels that run none while
+ * PID 1 is current, interrupts included. But a request that was started and whose tag is
+ * free again has completed: it is charged then, as what it was when it started.
+ */
+checked_once int charge_unseen(struct request_slot *slot)
+{
+	struct completion c = { .alone = true };
+	struct dirty_inode *e;
+	struct io_row *row;
+	__u32 bytes, at;
+	__u64 inode;
+
+	if (!slot)
+		return 0;
+	inode = slot->inode;
+	bytes = slot->bytes > slot->done ? slot->bytes - slot->done : 0;
+	c.op = op_of(slot->cmd_flags);
+	c.row = slot->row;
+	c.flags = slot->flags;
+	c.fs_device = slot->fs_device;
+	c.tid = slot->tid;
+	c.to.device = slot->device;
+	lose(LOSS_UNSEEN_COMPLETIONS);
+	if (inode) {
+		e = bpf_map_lookup_elem(&dirty_inodes, &inode);
+		charge(&c.to, e && e->kind == INODE_FILE && !e->shared ? e->owner : OWNER_UNATTRIBUTED_UNSEEN_COMPLETION,
+		       VIA_WRITE_WRITEBACK, bytes);
+	} else {
+		charge_submitter(&c, 0, c.op == IO_READ	   ? VIA_READ_DIRECT :
+				      c.op == IO_DISCARD ? VIA_DISCARD :
+							   VIA_WRITE_DIRECT, bytes);
+	}
+	at = c.to.piece[0].row;
+	row = bpf_map_lookup_elem(&io_rows, &at);
+	if (row && c.op < IO_OPS)
+		__sync_fetch_and_add(&row->ops[c.op], 1);
+	return 0;
+}
+
+/* ---- start ---- */
+
+/* The inode whose pages a request writes back. */
+static __always_inline __u64 written_inode(struct request *rq)
+{
+	struct folio *folio;
+	struct bio *bio;
+	__u64 mapping, head;
+
+	if ((rq->cmd_flags & REQ_OP_MASK) != REQ_OP_WRITE)
+		return 0;
+	bio = rq->bio;
+	if (!bio || !bio->bi_iter.bi_size)
+		return 0;
+	head = page_head((__u64)bio->bi_io_vec->bv_page);
+	folio = (void *)head;
+	mapping = (__u64)BPF_CORE_READ(folio, mapping);
+	if (!mapping || mapping & MAPPING_FLAGS || !page_flag(folio_flags(head), PG_writeback))
+		return 0;
+	return (__u64)BPF_CORE_READ((struct address_space *)mapping, host);
+}
+
+SEC("tp_btf/block_io_start")
+int BPF_PROG(request_start, struct request *rq)
+{
+	struct task_context *c = task_context(bpf_get_current_task_btf());
+	struct request_slot *slot = request_slot(rq, true);
+	__u32 device = disk_device(rq->q->disk), flags;
+
+	if (!slot) {
+		lose(LOSS_REQUEST_SLOTS_FULL);
+		return 0;
+	}
+	flags = slot->flags;
+	if (flags & SLOT_LIVE && __sync_val_compare_and_swap(&slot->flags, flags, 0) == flags)
+		charge_unseen(slot);
+	slot->request = (__u64)rq;
+	slot->cmd_flags = rq->cmd_flags;
+	slot->bytes = rq->__data_len;
+	slot->done = 0;
+	slot->device = device;
+	slot->inode = written_inode(rq);
+	if (!c) {
+		slot->owner = OWNER_UNATTRIBUTED_PROCESS_TABLE_FULL;
+		slot->row = io_row_find(slot->owner, device);
+		slot->flags = SLOT_LIVE;
+		return 0;
+	}
+	if (c->io_device != device || !c->io_row) {
+		c->io_row = io_row_find(c->owner, device);
+		c->io_device = device;
+	}
+	slot->owner = c->owner;
+	slot->row = c->io_row;
+	slot->flags = SLOT_LIVE;
+	if (c->commit_tid || c->marks & (TASK_SUPERBLOCK | TASK_FAST_COMMIT)) {
+		__u32 op = rq->cmd_flags & REQ_OP_MASK;
+
+		if (op != REQ_OP_WRITE && op != REQ_OP_FLUSH)
+			return 0;
+		if (c->marks & TASK_SUPERBLOCK) {
+			c->marks &= ~TASK_SUPERBLOCK;
+			slot->flags |= SLOT_SUPERBLOCK;
+		} else if (c->marks & TASK_FAST_COMMIT) {
+			slot->flags |= SLOT_FAST;
+		} else if (c->commit_tid) {
+			slot->flags |= SLOT_JOURNAL;
+			slot->fs_device = c->commit_device;
+			slot->tid = c->commit_tid;
+		}
+	}
+	return 0;
+}
+
+/* ---- completion ---- */
+
+static __always_inline void note_worst(struct io_request *r, __u32 row, enum io_op op, __u64 start, __u64 issued)
 {
 	if (!start)
 		return;
@@ -748,7 +827,7 @@ static __always_inline void note_worst(struct io_request *r, __u32 row, enum io_
 		issued = start;
 	r->queue_ns = issued - start;
 	r->device_ns = r->at - issued;
-	io_worst_add(r, in_interrupt);
+	io_worst_add(r);
 }
 
 static __always_inline void count_operation(__u32 at, enum io_op op, __u64 start, __u64 issued)
@@ -777,7 +856,7 @@ static __always_inline void count_operation(__u32 at, enum io_op op, __u64 start
 	}
 }
 
-static __always_inline int complete(struct request *rq, __u32 bytes, bool in_interrupt)
+static __always_inline int complete(struct request *rq, __u32 bytes)
 {
 	__u32 cmd_flags = rq->cmd_flags, rq_flags = rq->rq_flags, op = cmd_flags & REQ_OP_MASK;
 	struct request_slot *slot = request_slot(rq, false);
@@ -808,7 +887,7 @@ static __always_inline int complete(struct request *rq, __u32 bytes, bool in_int
 		if (keep_worst) {
 			struct io_request r = { .via = VIA_FLUSH };
 
-			note_worst(&r, row, IO_FLUSH, rq->start_time_ns, rq->io_start_time_ns, in_interrupt);
+			note_worst(&r, row, IO_FLUSH, rq->start_time_ns, rq->io_start_time_ns);
 		}
 		return 0;
 	}
@@ -853,14 +932,14 @@ static __always_inline int complete(struct request *rq, __u32 bytes, bool in_int
 	 * A request of a flush sequence completes once with its data, and again with none
 	 * when the sequence ends: only then is it counted (blk_account_io_done()).
 	 */
-	if (keep_worst && slot)
-		slot->bytes += bytes;
+	if (slot)
+		slot->done += bytes;
 	if (last && !sequence) {
 		count_operation(row, c.op, rq->start_time_ns, rq->io_start_time_ns);
 		if (keep_worst) {
-			struct io_request r = { .bytes = slot ? slot->bytes : bytes, .via = c.to.via, .sector = rq->__sector };
+			struct io_request r = { .bytes = slot ? slot->done : bytes, .via = c.to.via, .sector = rq->__sector };
 
-			note_worst(&r, row, c.op, rq->start_time_ns, rq->io_start_time_ns, in_interrupt);
+			note_worst(&r, row, c.op, rq->start_time_ns, rq->io_start_time_ns);
 		}
 	} else if (slot && c.to.owners) {
 		slot->row = row;
@@ -872,28 +951,10 @@ end:
 	return 0;
 }
 
-/*
- * Set by user space when everything is attached: an event that reaches only one
- * of the two copies below would leave its mark behind.
- */
-volatile __u32 counting;
-
 SEC("tp_btf/block_rq_complete")
 int BPF_PROG(request_complete, struct request *rq, int error, unsigned int bytes)
 {
-	if (!counting)
-		return 0;
-	nested_mark((__u64)rq);
-	return complete(rq, bytes, false);
-}
-
-/* Attached after request_complete: handles what that one could not because it had been interrupted. */
-SEC("tp_btf/block_rq_complete")
-int BPF_PROG(request_complete_nested, struct request *rq, int error, unsigned int bytes)
-{
-	if (!counting || nested_marked((__u64)rq))
-		return 0;
-	return complete(rq, bytes, true);
+	return complete(rq, bytes);
 }
 
 /* ---- devices without requests: zram, dm, md ---- */
@@ -1268,6 +1329,28 @@ static long sweep_transaction(void *map, const struct transaction_key *key, stru
 static long sweep_share(void *map, const struct share_key *key, struct share *share, struct sweep *s)
 {
 	seen(key->owner, s->number);
+	return 0;
+}
+
+static long settle_slot(void *map, const __u32 *key, struct request_slot *slot, void *ctx)
+{
+	struct request *rq = (void *)slot->request;
+	__u32 flags = slot->flags;
+
+	if (*key >= request_slot_pool.next)
+		return 1;
+	/* A request whose references are gone is free (blk_mq_free_request(), block/blk-mq.c). */
+	if (flags & SLOT_LIVE && !BPF_CORE_READ(rq, ref.counter) &&
+	    __sync_val_compare_and_swap(&slot->flags, flags, 0) == flags)
+		charge_unseen(slot);
+	return 0;
+}
+
+/* Before a reading: charges the requests that completed unseen and whose tag was not used again. */
+SEC("syscall")
+int settle(void *ctx)
+{
+	bpf_for_each_map_elem(&request_slots, settle_slot, NULL, 0);
 	return 0;
 }
 

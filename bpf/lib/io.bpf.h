@@ -172,7 +172,8 @@ checked_once int io_file_add(__u32 at, __u64 inode_at, bool write, __u32 bytes)
 	struct io_file *f, fresh = {};
 	__u64 alias;
 
-	if (!row)
+	/* A device's own pages are no file. */
+	if (!row || (BPF_CORE_READ(inode, i_mode) & S_IFMT) == S_IFBLK)
 		return 0;
 	key.owner = row->owner;
 	key.device = BPF_CORE_READ(inode, i_sb, s_dev);
@@ -222,20 +223,17 @@ struct io_slowest {
 	struct io_request request[IO_WORST];
 };
 
-/*
- * Per CPU, one for each parity of the interval, so that user space reads the
- * one that has just ended; and again for events in interrupts (lib/nested.bpf.h).
- */
+/* Per CPU, one for each parity of the interval, so that user space reads the one that has just ended. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 4);
+	__uint(max_entries, 2);
 	__type(key, __u32);
 	__type(value, struct io_slowest);
 } io_worst SEC(".maps");
 
-checked_once int io_worst_add(struct io_request *r, bool in_interrupt)
+checked_once int io_worst_add(struct io_request *r)
 {
-	__u32 now = interval, key = (now & 1) | (in_interrupt ? 2 : 0), at;
+	__u32 now = interval, key = now & 1, at;
 	struct io_slowest *w = bpf_map_lookup_elem(&io_worst, &key);
 	__u64 took, least = ~0ULL;
 

@@ -20,6 +20,7 @@ enum loss {
 	LOSS_HISTOGRAM_FULL,         /* a latency that no bucket was left for */
 	LOSS_FILE_TABLE_FULL,        /* bytes of a file that the list of files does not know */
 	LOSS_REQUEST_TOO_LONG,       /* a request with more pieces than are looked at */
+	LOSS_UNSEEN_COMPLETIONS,     /* a completion that reached no program: charged afterwards, in no latency */
 	LOSS_UNTIMED_REQUESTS,       /* a request without a start time (queue/iostats is 0): in no latency */
 	LOSS_MAX,
 };

@@ -151,8 +151,9 @@ const (
 	bpfLossLOSS_HISTOGRAM_FULL      bpfLoss = 9
 	bpfLossLOSS_FILE_TABLE_FULL     bpfLoss = 10
 	bpfLossLOSS_REQUEST_TOO_LONG    bpfLoss = 11
-	bpfLossLOSS_UNTIMED_REQUESTS    bpfLoss = 12
-	bpfLossLOSS_MAX                 bpfLoss = 13
+	bpfLossLOSS_UNSEEN_COMPLETIONS  bpfLoss = 12
+	bpfLossLOSS_UNTIMED_REQUESTS    bpfLoss = 13
+	bpfLossLOSS_MAX                 bpfLoss = 14
 )
 
 type bpfOwner uint32
@@ -168,12 +169,13 @@ const (
 	bpfOwnerOWNER_UNATTRIBUTED_JOURNAL_TABLE_FULL bpfOwner = 7
 	bpfOwnerOWNER_UNATTRIBUTED_ROW_TABLE_FULL     bpfOwner = 8
 	bpfOwnerOWNER_UNATTRIBUTED_REQUEST_TOO_LONG   bpfOwner = 9
-	bpfOwnerOWNER_KERNEL_SUPERBLOCK               bpfOwner = 10
-	bpfOwnerOWNER_KERNEL_XFS_METADATA             bpfOwner = 11
-	bpfOwnerOWNER_KERNEL_BTRFS_METADATA           bpfOwner = 12
-	bpfOwnerOWNER_KERNEL_SWAP                     bpfOwner = 13
-	bpfOwnerOWNER_KERNEL_LOOP                     bpfOwner = 14
-	bpfOwnerOWNER_KERNEL_METADATA                 bpfOwner = 15
+	bpfOwnerOWNER_UNATTRIBUTED_UNSEEN_COMPLETION  bpfOwner = 10
+	bpfOwnerOWNER_KERNEL_SUPERBLOCK               bpfOwner = 11
+	bpfOwnerOWNER_KERNEL_XFS_METADATA             bpfOwner = 12
+	bpfOwnerOWNER_KERNEL_BTRFS_METADATA           bpfOwner = 13
+	bpfOwnerOWNER_KERNEL_SWAP                     bpfOwner = 14
+	bpfOwnerOWNER_KERNEL_LOOP                     bpfOwner = 15
+	bpfOwnerOWNER_KERNEL_METADATA                 bpfOwner = 16
 	bpfOwnerOWNER_FIRST                           bpfOwner = 32
 )
 
@@ -276,10 +278,10 @@ const (
 	bpfProgHandleStats               = "handle_stats"
 	bpfProgMarkInodeDirty            = "mark_inode_dirty"
 	bpfProgRequestComplete           = "request_complete"
-	bpfProgRequestCompleteNested     = "request_complete_nested"
 	bpfProgRequestMerge              = "request_merge"
 	bpfProgRequestStart              = "request_start"
 	bpfProgRunStats                  = "run_stats"
+	bpfProgSettle                    = "settle"
 	bpfProgStartCommit               = "start_commit"
 	bpfProgSweepIo                   = "sweep_io"
 	bpfProgTaskSwitch                = "task_switch"
@@ -288,7 +290,6 @@ const (
 	bpfProgWritepagesResult          = "writepages_result"
 	bpfVarBalanceDirtyPagesArguments = "balance_dirty_pages_arguments"
 	bpfVarBioOwnersOverflowed        = "bio_owners_overflowed"
-	bpfVarCounting                   = "counting"
 	bpfVarDirtyInodesOverflowed      = "dirty_inodes_overflowed"
 	bpfVarHistChunkPool              = "hist_chunk_pool"
 	bpfVarHistRuleType               = "hist_rule_type"
@@ -299,7 +300,6 @@ const (
 	bpfVarKeepFiles                  = "keep_files"
 	bpfVarKeepWorst                  = "keep_worst"
 	bpfVarLossType                   = "loss_type"
-	bpfVarNested                     = "nested"
 	bpfVarOwnerType                  = "owner_type"
 	bpfVarPageShift                  = "page_shift"
 	bpfVarProcessFlagsType           = "process_flags_type"
@@ -351,32 +351,32 @@ type bpfSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfProgramSpecs struct {
-	AddDevice             *ebpf.ProgramSpec `ebpf:"add_device"`
-	BioBackmerge          *ebpf.ProgramSpec `ebpf:"bio_backmerge"`
-	BioComplete           *ebpf.ProgramSpec `ebpf:"bio_complete"`
-	BioFrontmerge         *ebpf.ProgramSpec `ebpf:"bio_frontmerge"`
-	BioQueue              *ebpf.ProgramSpec `ebpf:"bio_queue"`
-	DirtyThrottled        *ebpf.ProgramSpec `ebpf:"dirty_throttled"`
-	DropTransaction       *ebpf.ProgramSpec `ebpf:"drop_transaction"`
-	EndCommit             *ebpf.ProgramSpec `ebpf:"end_commit"`
-	FastCommitStart       *ebpf.ProgramSpec `ebpf:"fast_commit_start"`
-	FastCommitStop        *ebpf.ProgramSpec `ebpf:"fast_commit_stop"`
-	FolioDirtied          *ebpf.ProgramSpec `ebpf:"folio_dirtied"`
-	HandleRestart         *ebpf.ProgramSpec `ebpf:"handle_restart"`
-	HandleStart           *ebpf.ProgramSpec `ebpf:"handle_start"`
-	HandleStats           *ebpf.ProgramSpec `ebpf:"handle_stats"`
-	MarkInodeDirty        *ebpf.ProgramSpec `ebpf:"mark_inode_dirty"`
-	RequestComplete       *ebpf.ProgramSpec `ebpf:"request_complete"`
-	RequestCompleteNested *ebpf.ProgramSpec `ebpf:"request_complete_nested"`
-	RequestMerge          *ebpf.ProgramSpec `ebpf:"request_merge"`
-	RequestStart          *ebpf.ProgramSpec `ebpf:"request_start"`
-	RunStats              *ebpf.ProgramSpec `ebpf:"run_stats"`
-	StartCommit           *ebpf.ProgramSpec `ebpf:"start_commit"`
-	SweepIo               *ebpf.ProgramSpec `ebpf:"sweep_io"`
-	TaskSwitch            *ebpf.ProgramSpec `ebpf:"task_switch"`
-	WriteSuperblock       *ebpf.ProgramSpec `ebpf:"write_superblock"`
-	Writepages            *ebpf.ProgramSpec `ebpf:"writepages"`
-	WritepagesResult      *ebpf.ProgramSpec `ebpf:"writepages_result"`
+	AddDevice        *ebpf.ProgramSpec `ebpf:"add_device"`
+	BioBackmerge     *ebpf.ProgramSpec `ebpf:"bio_backmerge"`
+	BioComplete      *ebpf.ProgramSpec `ebpf:"bio_complete"`
+	BioFrontmerge    *ebpf.ProgramSpec `ebpf:"bio_frontmerge"`
+	BioQueue         *ebpf.ProgramSpec `ebpf:"bio_queue"`
+	DirtyThrottled   *ebpf.ProgramSpec `ebpf:"dirty_throttled"`
+	DropTransaction  *ebpf.ProgramSpec `ebpf:"drop_transaction"`
+	EndCommit        *ebpf.ProgramSpec `ebpf:"end_commit"`
+	FastCommitStart  *ebpf.ProgramSpec `ebpf:"fast_commit_start"`
+	FastCommitStop   *ebpf.ProgramSpec `ebpf:"fast_commit_stop"`
+	FolioDirtied     *ebpf.ProgramSpec `ebpf:"folio_dirtied"`
+	HandleRestart    *ebpf.ProgramSpec `ebpf:"handle_restart"`
+	HandleStart      *ebpf.ProgramSpec `ebpf:"handle_start"`
+	HandleStats      *ebpf.ProgramSpec `ebpf:"handle_stats"`
+	MarkInodeDirty   *ebpf.ProgramSpec `ebpf:"mark_inode_dirty"`
+	RequestComplete  *ebpf.ProgramSpec `ebpf:"request_complete"`
+	RequestMerge     *ebpf.ProgramSpec `ebpf:"request_merge"`
+	RequestStart     *ebpf.ProgramSpec `ebpf:"request_start"`
+	RunStats         *ebpf.ProgramSpec `ebpf:"run_stats"`
+	Settle           *ebpf.ProgramSpec `ebpf:"settle"`
+	StartCommit      *ebpf.ProgramSpec `ebpf:"start_commit"`
+	SweepIo          *ebpf.ProgramSpec `ebpf:"sweep_io"`
+	TaskSwitch       *ebpf.ProgramSpec `ebpf:"task_switch"`
+	WriteSuperblock  *ebpf.ProgramSpec `ebpf:"write_superblock"`
+	Writepages       *ebpf.ProgramSpec `ebpf:"writepages"`
+	WritepagesResult *ebpf.ProgramSpec `ebpf:"writepages_result"`
 }
 
 // bpfMapSpecs contains maps before they are loaded into the kernel.
@@ -415,7 +415,6 @@ type bpfMapSpecs struct {
 type bpfVariableSpecs struct {
 	BalanceDirtyPagesArguments *ebpf.VariableSpec `ebpf:"balance_dirty_pages_arguments"`
 	BioOwnersOverflowed        *ebpf.VariableSpec `ebpf:"bio_owners_overflowed"`
-	Counting                   *ebpf.VariableSpec `ebpf:"counting"`
 	DirtyInodesOverflowed      *ebpf.VariableSpec `ebpf:"dirty_inodes_overflowed"`
 	HistChunkPool              *ebpf.VariableSpec `ebpf:"hist_chunk_pool"`
 	HistRuleType               *ebpf.VariableSpec `ebpf:"hist_rule_type"`
@@ -426,7 +425,6 @@ type bpfVariableSpecs struct {
 	KeepFiles                  *ebpf.VariableSpec `ebpf:"keep_files"`
 	KeepWorst                  *ebpf.VariableSpec `ebpf:"keep_worst"`
 	LossType                   *ebpf.VariableSpec `ebpf:"loss_type"`
-	Nested                     *ebpf.VariableSpec `ebpf:"nested"`
 	OwnerType                  *ebpf.VariableSpec `ebpf:"owner_type"`
 	PageShift                  *ebpf.VariableSpec `ebpf:"page_shift"`
 	ProcessFlagsType           *ebpf.VariableSpec `ebpf:"process_flags_type"`
@@ -517,7 +515,6 @@ func (m *bpfMaps) Close() error {
 type bpfVariables struct {
 	BalanceDirtyPagesArguments *ebpf.Variable `ebpf:"balance_dirty_pages_arguments"`
 	BioOwnersOverflowed        *ebpf.Variable `ebpf:"bio_owners_overflowed"`
-	Counting                   *ebpf.Variable `ebpf:"counting"`
 	DirtyInodesOverflowed      *ebpf.Variable `ebpf:"dirty_inodes_overflowed"`
 	HistChunkPool              *ebpf.Variable `ebpf:"hist_chunk_pool"`
 	HistRuleType               *ebpf.Variable `ebpf:"hist_rule_type"`
@@ -528,7 +525,6 @@ type bpfVariables struct {
 	KeepFiles                  *ebpf.Variable `ebpf:"keep_files"`
 	KeepWorst                  *ebpf.Variable `ebpf:"keep_worst"`
 	LossType                   *ebpf.Variable `ebpf:"loss_type"`
-	Nested                     *ebpf.Variable `ebpf:"nested"`
 	OwnerType                  *ebpf.Variable `ebpf:"owner_type"`
 	PageShift                  *ebpf.Variable `ebpf:"page_shift"`
 	ProcessFlagsType           *ebpf.Variable `ebpf:"process_flags_type"`
@@ -542,32 +538,32 @@ type bpfVariables struct {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfPrograms struct {
-	AddDevice             *ebpf.Program `ebpf:"add_device"`
-	BioBackmerge          *ebpf.Program `ebpf:"bio_backmerge"`
-	BioComplete           *ebpf.Program `ebpf:"bio_complete"`
-	BioFrontmerge         *ebpf.Program `ebpf:"bio_frontmerge"`
-	BioQueue              *ebpf.Program `ebpf:"bio_queue"`
-	DirtyThrottled        *ebpf.Program `ebpf:"dirty_throttled"`
-	DropTransaction       *ebpf.Program `ebpf:"drop_transaction"`
-	EndCommit             *ebpf.Program `ebpf:"end_commit"`
-	FastCommitStart       *ebpf.Program `ebpf:"fast_commit_start"`
-	FastCommitStop        *ebpf.Program `ebpf:"fast_commit_stop"`
-	FolioDirtied          *ebpf.Program `ebpf:"folio_dirtied"`
-	HandleRestart         *ebpf.Program `ebpf:"handle_restart"`
-	HandleStart           *ebpf.Program `ebpf:"handle_start"`
-	HandleStats           *ebpf.Program `ebpf:"handle_stats"`
-	MarkInodeDirty        *ebpf.Program `ebpf:"mark_inode_dirty"`
-	RequestComplete       *ebpf.Program `ebpf:"request_complete"`
-	RequestCompleteNested *ebpf.Program `ebpf:"request_complete_nested"`
-	RequestMerge          *ebpf.Program `ebpf:"request_merge"`
-	RequestStart          *ebpf.Program `ebpf:"request_start"`
-	RunStats              *ebpf.Program `ebpf:"run_stats"`
-	StartCommit           *ebpf.Program `ebpf:"start_commit"`
-	SweepIo               *ebpf.Program `ebpf:"sweep_io"`
-	TaskSwitch            *ebpf.Program `ebpf:"task_switch"`
-	WriteSuperblock       *ebpf.Program `ebpf:"write_superblock"`
-	Writepages            *ebpf.Program `ebpf:"writepages"`
-	WritepagesResult      *ebpf.Program `ebpf:"writepages_result"`
+	AddDevice        *ebpf.Program `ebpf:"add_device"`
+	BioBackmerge     *ebpf.Program `ebpf:"bio_backmerge"`
+	BioComplete      *ebpf.Program `ebpf:"bio_complete"`
+	BioFrontmerge    *ebpf.Program `ebpf:"bio_frontmerge"`
+	BioQueue         *ebpf.Program `ebpf:"bio_queue"`
+	DirtyThrottled   *ebpf.Program `ebpf:"dirty_throttled"`
+	DropTransaction  *ebpf.Program `ebpf:"drop_transaction"`
+	EndCommit        *ebpf.Program `ebpf:"end_commit"`
+	FastCommitStart  *ebpf.Program `ebpf:"fast_commit_start"`
+	FastCommitStop   *ebpf.Program `ebpf:"fast_commit_stop"`
+	FolioDirtied     *ebpf.Program `ebpf:"folio_dirtied"`
+	HandleRestart    *ebpf.Program `ebpf:"handle_restart"`
+	HandleStart      *ebpf.Program `ebpf:"handle_start"`
+	HandleStats      *ebpf.Program `ebpf:"handle_stats"`
+	MarkInodeDirty   *ebpf.Program `ebpf:"mark_inode_dirty"`
+	RequestComplete  *ebpf.Program `ebpf:"request_complete"`
+	RequestMerge     *ebpf.Program `ebpf:"request_merge"`
+	RequestStart     *ebpf.Program `ebpf:"request_start"`
+	RunStats         *ebpf.Program `ebpf:"run_stats"`
+	Settle           *ebpf.Program `ebpf:"settle"`
+	StartCommit      *ebpf.Program `ebpf:"start_commit"`
+	SweepIo          *ebpf.Program `ebpf:"sweep_io"`
+	TaskSwitch       *ebpf.Program `ebpf:"task_switch"`
+	WriteSuperblock  *ebpf.Program `ebpf:"write_superblock"`
+	Writepages       *ebpf.Program `ebpf:"writepages"`
+	WritepagesResult *ebpf.Program `ebpf:"writepages_result"`
 }
 
 func (p *bpfPrograms) Close() error {
@@ -588,10 +584,10 @@ func (p *bpfPrograms) Close() error {
 		p.HandleStats,
 		p.MarkInodeDirty,
 		p.RequestComplete,
-		p.RequestCompleteNested,
 		p.RequestMerge,
 		p.RequestStart,
 		p.RunStats,
+		p.Settle,
 		p.StartCommit,
 		p.SweepIo,
 		p.TaskSwitch,

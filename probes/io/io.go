@@ -58,12 +58,13 @@ type Probe struct {
 	chunks *bpfmap.Array[bpfHistChunk]
 	sleeps *bpfmap.Array[bpfIoSleep]
 
-	devices  map[uint32]string // whole disks, by major << 20 | minor
-	reading  *reading          // the last one
-	retired  []snapshot.IORow  // of owners that were released since
-	losses   map[string]uint64 // at the last reading
-	interval uint32
-	boot     clock
+	devices      map[uint32]string // whole disks, by major << 20 | minor
+	reading      *reading          // the last one
+	retired      []snapshot.IORow  // of owners that were released since
+	retiredFiles []snapshot.IOFile
+	losses       map[string]uint64 // at the last reading
+	interval     uint32
+	totals       map[string]totals // by disk
 }
 
 // optional are programs for what a kernel may not have; without their
@@ -92,7 +93,7 @@ func Load(table *owner.Table, o Options) (*Probe, error) {
 		return nil, err
 	}
 	table.Fit(spec)
-	p := &Probe{options: o, table: table, devices: map[uint32]string{}}
+	p := &Probe{options: o, table: table, devices: map[uint32]string{}, totals: map[string]totals{}}
 	p.objects, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: table.Maps()})
 	if err != nil {
 		return nil, fmt.Errorf("loading the io probe: %w", err)
@@ -211,28 +212,19 @@ func (p *Probe) start(spec *ebpf.CollectionSpec) (err error) {
 	if p.sleeps, err = bpfmap.NewArray[bpfIoSleep](p.objects.Maps[bpfMapIoTimes]); err != nil {
 		return err
 	}
-	if p.boot, err = newClock(); err != nil {
-		return err
-	}
 	if err := p.findDevices(); err != nil {
 		return err
 	}
-	// The second copy of a program must come after the first (bpf/lib/nested.bpf.h).
-	last := []string{bpfProgRequestComplete, bpfProgRequestCompleteNested}
+	// Completions last: what starts before is found complete afterwards.
 	for name, s := range spec.Programs {
-		if s.Type == ebpf.Tracing && name != bpfProgBioQueue && name != last[0] && name != last[1] {
+		if s.Type == ebpf.Tracing && name != bpfProgBioQueue && name != bpfProgRequestComplete {
 			if err := p.attach(name); err != nil {
 				return err
 			}
 		}
 	}
-	for _, name := range last {
-		if err := p.attach(name); err != nil {
-			return err
-		}
-	}
-	if err := p.objects.Variables["counting"].Set(uint32(1)); err != nil {
-		return fmt.Errorf("starting to count: %w", err)
+	if err := p.attach(bpfProgRequestComplete); err != nil {
+		return err
 	}
 	// What was counted until now is the base that the first Read subtracts.
 	p.reading, err = p.read()

@@ -2,6 +2,7 @@ package io
 
 import (
 	"bufio"
+	"cmp"
 	"fmt"
 	"maps"
 	"os"
@@ -66,8 +67,7 @@ func (p *Probe) read() (*reading, error) {
 		}
 		r.skew = movedBetween(r, again)
 		if len(r.skew) == 0 || try == settleTries {
-			r.files, err = bpfmap.All[bpfIoFileKey, bpfIoFile](p.objects.Maps[bpfMapIoFiles])
-			if err != nil {
+			if r.files, err = p.readFiles(); err != nil {
 				return nil, err
 			}
 			r.latency = p.readLatencies(r.rows)
@@ -77,6 +77,9 @@ func (p *Probe) read() (*reading, error) {
 }
 
 func (p *Probe) readOurs(r *reading) (err error) {
+	if _, err := p.objects.Programs[bpfProgSettle].Run(&ebpf.RunOptions{}); err != nil {
+		return fmt.Errorf("settling the requests in flight: %w", err)
+	}
 	pool, err := bpfmap.Variable[bpfPool](p.objects.Variables["io_row_pool"])
 	if err != nil {
 		return fmt.Errorf("reading the row pool: %w", err)
@@ -194,11 +197,20 @@ func (p *Probe) Read() (snapshot.IO, error) {
 	if err != nil {
 		return snapshot.IO{}, err
 	}
+	if rows := p.unseen(s.Devices, losses["unseen_completions"] > 0); len(rows) > 0 {
+		s.Rows = append(s.Rows, rows...)
+		s.Devices = p.audit(was, now, s.Rows)
+	}
+	for _, d := range s.Devices {
+		t := p.totals[d.Device]
+		p.totals[d.Device] = totals{t.ours.Add(d.Ours), t.kernel.Add(d.Kernel)}
+	}
 	for _, name := range slices.Sorted(maps.Keys(losses)) {
 		s.Loss = append(s.Loss, snapshot.Loss{Name: name, Count: losses[name] - p.losses[name]})
 	}
 	if p.options.Files {
-		s.Files = p.fileDifference(was, now)
+		s.Files = append(p.retiredFiles, p.fileDifference(was.files, now.files, nil)...)
+		p.retiredFiles = nil
 	}
 	if p.options.Worst {
 		if s.Worst, err = p.readWorst(now); err != nil {
@@ -359,8 +371,48 @@ func (p *Probe) audit(was, now *reading, rows []snapshot.IORow) []snapshot.IODev
 	return out
 }
 
-// readLosses reads every loss counter; the last one is what both copies of the
-// completion's program missed, at most.
+// totals are the sums of all intervals since the probe was loaded.
+type totals struct{ ours, kernel snapshot.IOCounts }
+
+// unseen are rows for what completions that reached no program leave open. They are
+// found and counted later (charge_unseen() in bpf/io.bpf.c), but not what was merged into
+// them after their start, nor the flushes among them. When a device has come to rest with
+// every operation accounted for, what the kernel has more in bytes is exactly that.
+func (p *Probe) unseen(devices []snapshot.IODevice, any bool) []snapshot.IORow {
+	if !any {
+		return nil
+	}
+	var out []snapshot.IORow
+	for _, d := range devices {
+		t := p.totals[d.Device]
+		ours, kernel := t.ours.Add(d.Ours), t.kernel.Add(d.Kernel)
+		if d.SkewBytes != 0 || ours.Reads != kernel.Reads || ours.Writes != kernel.Writes || ours.Discards != kernel.Discards {
+			continue
+		}
+		r := snapshot.IORow{Process: p.table.Process(uint32(bpfOwnerOWNER_UNATTRIBUTED_UNSEEN_COMPLETION)), Device: d.Device}
+		for _, f := range []struct {
+			open         *uint64
+			kernel, ours uint64
+		}{
+			{&r.ReadVia.Direct, kernel.ReadBytes, ours.ReadBytes},
+			{&r.WriteVia.Direct, kernel.WriteBytes, ours.WriteBytes},
+			{&r.DiscardBytes, kernel.DiscardBytes, ours.DiscardBytes},
+			{&r.Flushes, kernel.Flushes, ours.Flushes},
+		} {
+			if f.kernel > f.ours {
+				*f.open = f.kernel - f.ours
+			}
+		}
+		if r.Bytes() > 0 || r.Flushes > 0 {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// readLosses reads every loss counter, and how often the kernel skipped a program
+// because it was running already. Skipped completions are not in that: they are
+// found again (charge_unseen() in bpf/io.bpf.c).
 func (p *Probe) readLosses() (map[string]uint64, error) {
 	list, err := p.table.Losses()
 	if err != nil {
@@ -372,7 +424,7 @@ func (p *Probe) readLosses() (map[string]uint64, error) {
 	}
 	for name, prog := range p.objects.Programs {
 		if prog.Type() != ebpf.Tracing || name == bpfProgRequestComplete {
-			continue // what the first copy misses, the second one handles
+			continue
 		}
 		stats, err := prog.Stats()
 		if err != nil {
@@ -383,19 +435,23 @@ func (p *Probe) readLosses() (map[string]uint64, error) {
 	return out, nil
 }
 
-func (p *Probe) fileDifference(was, now *reading) []snapshot.IOFile {
+func (p *Probe) readFiles() (map[bpfIoFileKey]bpfIoFile, error) {
+	return bpfmap.All[bpfIoFileKey, bpfIoFile](p.objects.Maps[bpfMapIoFiles])
+}
+
+// fileDifference is what files' bytes grew by; of the owners in only, or of all if it is nil.
+func (p *Probe) fileDifference(was, now map[bpfIoFileKey]bpfIoFile, only map[uint32]bool) []snapshot.IOFile {
 	var out []snapshot.IOFile
 	mounts := readMounts(filepath.Join(p.options.Proc, "self/mountinfo"))
-	for key, n := range now.files {
-		w := was.files[key]
-		if n.ReadBytes == w.ReadBytes && n.WriteBytes == w.WriteBytes {
+	for key, n := range now {
+		w := was[key]
+		if only != nil && !only[key.Owner] || n.ReadBytes == w.ReadBytes && n.WriteBytes == w.WriteBytes {
 			continue
 		}
 		f := snapshot.IOFile{
-			Process: p.table.Process(key.Owner), Inode: key.Ino,
+			Process: p.table.Process(key.Owner), Device: mounts.device(key.Device), Inode: key.Ino,
 			ReadBytes: n.ReadBytes - w.ReadBytes, WriteBytes: n.WriteBytes - w.WriteBytes,
 		}
-		f.Device = mounts.device(key.Device)
 		if path := p.table.Path(owner.NameKey{A: n.Name.A, B: n.Name.B}); path != "" {
 			f.Path = mounts.path(key.Device, path)
 		}
@@ -404,35 +460,40 @@ func (p *Probe) fileDifference(was, now *reading) []snapshot.IOFile {
 	return out
 }
 
-// readWorst merges what each CPU kept of the interval that has just ended.
+// worst is what each CPU kept of an interval.
+func (p *Probe) worst(interval uint32) ([]bpfIoRequest, error) {
+	var out []bpfIoRequest
+	var perCPU []bpfIoSlowest
+	if err := p.objects.Maps[bpfMapIoWorst].Lookup(interval&1, &perCPU); err != nil {
+		return nil, fmt.Errorf("reading the slowest requests: %w", err)
+	}
+	for _, w := range perCPU {
+		if w.Interval == interval {
+			out = append(out, w.Request[:min(w.N, uint32(len(w.Request)))]...)
+		}
+	}
+	return out, nil
+}
+
 func (p *Probe) readWorst(now *reading) ([]snapshot.IORequest, error) {
-	var out []snapshot.IORequest
+	requests, err := p.worst(now.interval)
+	if err != nil {
+		return nil, err
+	}
 	monotonic, err := newClock()
 	if err != nil {
 		return nil, err
 	}
-	for _, nested := range []uint32{0, 2} {
-		var perCPU []bpfIoSlowest
-		if err := p.objects.Maps[bpfMapIoWorst].Lookup(now.interval&1|nested, &perCPU); err != nil {
-			return nil, fmt.Errorf("reading the slowest requests: %w", err)
-		}
-		for _, w := range perCPU {
-			if w.Interval != now.interval {
-				continue
-			}
-			for _, r := range w.Request[:min(w.N, uint32(len(w.Request)))] {
-				row := now.rows[r.Row]
-				out = append(out, snapshot.IORequest{
-					Process: p.table.Process(row.Owner), At: monotonic.wall(r.At), Device: p.deviceName(row.Device),
-					Op: opNames[bpfIoOp(r.Op)], Via: viaNames[bpfIoVia(r.Via)], Sector: r.Sector, Bytes: uint64(r.Bytes),
-					QueueNS: r.QueueNs, DeviceNS: r.DeviceNs,
-				})
-			}
-		}
+	var out []snapshot.IORequest
+	for _, r := range requests {
+		row := now.rows[r.Row]
+		out = append(out, snapshot.IORequest{
+			Process: p.table.Process(row.Owner), At: monotonic.wall(r.At), Device: p.deviceName(row.Device),
+			Op: opNames[bpfIoOp(r.Op)], Via: viaNames[bpfIoVia(r.Via)], Sector: r.Sector, Bytes: uint64(r.Bytes),
+			QueueNS: r.QueueNs, DeviceNS: r.DeviceNs,
+		})
 	}
-	slices.SortFunc(out, func(a, b snapshot.IORequest) int {
-		return int(int64(b.LatencyNS()) - int64(a.LatencyNS()))
-	})
+	slices.SortFunc(out, func(a, b snapshot.IORequest) int { return cmp.Compare(b.LatencyNS(), a.LatencyNS()) })
 	return out, nil
 }
 

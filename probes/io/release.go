@@ -52,33 +52,65 @@ func (p *Probe) retireTransactions() error {
 }
 
 // Release takes over what was counted for owners that are dead, and gives their
-// rows back.
+// rows back. Those that the list of the slowest requests still names are kept.
 func (p *Probe) Release(owners []uint32) (keep []uint32) {
 	if len(owners) == 0 {
 		return nil
 	}
+	keep, err := p.release(owners)
+	if err != nil {
+		return owners // nothing was taken over; it is tried again
+	}
+	return keep
+}
+
+func (p *Probe) release(owners []uint32) (keep []uint32, err error) {
 	now := &reading{interval: p.interval}
 	if err := p.readOurs(now); err != nil {
-		return owners
+		return nil, err
 	}
-	now.latency = p.readLatencies(now.rows)
+	if now.files, err = p.readFiles(); err != nil {
+		return nil, err
+	}
 	only := map[uint32]bool{}
 	for _, o := range owners {
 		only[o] = true
 	}
-	p.retired = append(p.retired, p.difference(p.reading, now, only)...)
-	for at, row := range now.rows {
-		if only[row.Owner] {
-			if err := p.freeRow(at, row); err != nil {
-				keep = append(keep, row.Owner)
+	if p.options.Worst {
+		requests, err := p.worst(p.interval)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range requests {
+			if o := now.rows[r.Row].Owner; only[o] {
+				keep = append(keep, o)
+				delete(only, o)
 			}
 		}
 	}
-	for _, o := range owners {
+	now.latency = p.readLatencies(now.rows)
+	p.retired = append(p.retired, p.difference(p.reading, now, only)...)
+	p.retiredFiles = append(p.retiredFiles, p.fileDifference(p.reading.files, now.files, only)...)
+	for at, row := range now.rows {
+		if only[row.Owner] {
+			if err := p.freeRow(at, row); err != nil {
+				return keep, err
+			}
+		}
+	}
+	for key := range now.files {
+		if only[key.Owner] {
+			if err := forget(p.objects.Maps[bpfMapIoFiles], key); err != nil {
+				return keep, err
+			}
+			delete(p.reading.files, key)
+		}
+	}
+	for o := range only {
 		p.sleeps.Set(o, bpfIoSleep{})
 		delete(p.reading.sleeps, o)
 	}
-	return keep
+	return keep, nil
 }
 
 func (p *Probe) freeRow(at uint32, row bpfIoRow) error {

@@ -28,8 +28,9 @@ const (
 	bpfLossLOSS_HISTOGRAM_FULL      bpfLoss = 9
 	bpfLossLOSS_FILE_TABLE_FULL     bpfLoss = 10
 	bpfLossLOSS_REQUEST_TOO_LONG    bpfLoss = 11
-	bpfLossLOSS_UNTIMED_REQUESTS    bpfLoss = 12
-	bpfLossLOSS_MAX                 bpfLoss = 13
+	bpfLossLOSS_UNSEEN_COMPLETIONS  bpfLoss = 12
+	bpfLossLOSS_UNTIMED_REQUESTS    bpfLoss = 13
+	bpfLossLOSS_MAX                 bpfLoss = 14
 )
 
 type bpfName struct {
@@ -56,12 +57,13 @@ const (
 	bpfOwnerOWNER_UNATTRIBUTED_JOURNAL_TABLE_FULL bpfOwner = 7
 	bpfOwnerOWNER_UNATTRIBUTED_ROW_TABLE_FULL     bpfOwner = 8
 	bpfOwnerOWNER_UNATTRIBUTED_REQUEST_TOO_LONG   bpfOwner = 9
-	bpfOwnerOWNER_KERNEL_SUPERBLOCK               bpfOwner = 10
-	bpfOwnerOWNER_KERNEL_XFS_METADATA             bpfOwner = 11
-	bpfOwnerOWNER_KERNEL_BTRFS_METADATA           bpfOwner = 12
-	bpfOwnerOWNER_KERNEL_SWAP                     bpfOwner = 13
-	bpfOwnerOWNER_KERNEL_LOOP                     bpfOwner = 14
-	bpfOwnerOWNER_KERNEL_METADATA                 bpfOwner = 15
+	bpfOwnerOWNER_UNATTRIBUTED_UNSEEN_COMPLETION  bpfOwner = 10
+	bpfOwnerOWNER_KERNEL_SUPERBLOCK               bpfOwner = 11
+	bpfOwnerOWNER_KERNEL_XFS_METADATA             bpfOwner = 12
+	bpfOwnerOWNER_KERNEL_BTRFS_METADATA           bpfOwner = 13
+	bpfOwnerOWNER_KERNEL_SWAP                     bpfOwner = 14
+	bpfOwnerOWNER_KERNEL_LOOP                     bpfOwner = 15
+	bpfOwnerOWNER_KERNEL_METADATA                 bpfOwner = 16
 	bpfOwnerOWNER_FIRST                           bpfOwner = 32
 )
 

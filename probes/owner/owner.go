@@ -43,6 +43,7 @@ var nobody = map[bpfOwner]string{
 	bpfOwnerOWNER_UNATTRIBUTED_JOURNAL_TABLE_FULL: "[unattributed: journal table full]",
 	bpfOwnerOWNER_UNATTRIBUTED_ROW_TABLE_FULL:     "[unattributed: row table full]",
 	bpfOwnerOWNER_UNATTRIBUTED_REQUEST_TOO_LONG:   "[unattributed: request too long]",
+	bpfOwnerOWNER_UNATTRIBUTED_UNSEEN_COMPLETION:  "[unattributed: completion not seen]",
 	bpfOwnerOWNER_KERNEL_SUPERBLOCK:               "[kernel: superblock]",
 	bpfOwnerOWNER_KERNEL_XFS_METADATA:             "[kernel: xfs metadata]",
 	bpfOwnerOWNER_KERNEL_BTRFS_METADATA:           "[kernel: btrfs metadata]",

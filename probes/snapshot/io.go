@@ -100,6 +100,12 @@ func (c IOCounts) Sub(o IOCounts) IOCounts {
 		c.ReadBytes - o.ReadBytes, c.WriteBytes - o.WriteBytes, c.DiscardBytes - o.DiscardBytes}
 }
 
+// Add is c + o, field by field.
+func (c IOCounts) Add(o IOCounts) IOCounts {
+	return IOCounts{c.Reads + o.Reads, c.Writes + o.Writes, c.Discards + o.Discards, c.Flushes + o.Flushes,
+		c.ReadBytes + o.ReadBytes, c.WriteBytes + o.WriteBytes, c.DiscardBytes + o.DiscardBytes}
+}
+
 // IODevice is the audit of one whole disk: culprit's sums beside the kernel's own.
 type IODevice struct {
 	Device string
@@ -161,9 +167,16 @@ func (s IO) Filter(keep func(Process) bool) IO {
 	return s
 }
 
-// OnDevice keeps what concerns one device, and the rows of no device.
+// OnDevice keeps what concerns one device, and of the rows of no device those of
+// processes that did I/O on it.
 func (s IO) OnDevice(device string) IO {
-	s.Rows = filter(s.Rows, func(r IORow) bool { return r.Device == device || r.Device == "" })
+	on := map[Process]bool{}
+	for _, r := range s.Rows {
+		if r.Device == device {
+			on[r.Process] = true
+		}
+	}
+	s.Rows = filter(s.Rows, func(r IORow) bool { return r.Device == device || r.Device == "" && on[r.Process] })
 	s.Devices = filter(s.Devices, func(d IODevice) bool { return d.Device == device })
 	s.Files = filter(s.Files, func(f IOFile) bool { return f.Device == device })
 	s.Worst = filter(s.Worst, func(r IORequest) bool { return r.Device == device })

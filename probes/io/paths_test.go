@@ -1,0 +1,433 @@
+package io_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"culprit/probes/internal/livetest"
+	ioprobe "culprit/probes/io"
+	"culprit/probes/owner"
+	"culprit/probes/snapshot"
+)
+
+// fio runs one job on a file of a disk, past the page cache.
+func fio(t *testing.T, file string, options ...string) {
+	t.Helper()
+	livetest.Command(t, "fio", append([]string{"--name=job", "--filename=" + file, "--size=64m", "--direct=1", "--output=/dev/null",
+		"--allow_file_create=0"}, options...)...)
+}
+
+// Direct I/O is the submitter's, whichever way it is submitted, and every operation has its latency.
+func TestDirect(t *testing.T) {
+	disk := livetest.NewDisk(t, "ext4", 256)
+	file := disk.Path("file")
+	livetest.Do(t, "layout", "write", file, 64*mib)
+	w := livetest.NewWatch(t, owner.Options{}, ioprobe.Options{})
+	for _, engine := range []struct {
+		name    string
+		options []string
+	}{
+		{"psync", []string{"--ioengine=psync"}},
+		{"libaio", []string{"--ioengine=libaio", "--iodepth=16"}},
+		{"io_uring", []string{"--ioengine=io_uring", "--iodepth=16"}},
+		{"io_uring workers", []string{"--ioengine=io_uring", "--iodepth=16", "--force_async=1"}},
+		{"io_uring sqpoll", []string{"--ioengine=io_uring", "--iodepth=16", "--sqthread_poll=1"}},
+	} {
+		t.Run(engine.name, func(t *testing.T) {
+			for rw, name := range map[string]string{"randread": "read", "randwrite": "write"} {
+				w.Forget()
+				fio(t, file, append(engine.options, "--rw="+rw, "--bs=4k", "--io_size=16m")...)
+				w.Balance()
+				r := w.Row("fio", disk.Name)
+				bytes, ops, latency := r.ReadVia.Direct, r.Reads, r.ReadLatency
+				if name == "write" {
+					bytes, ops, latency = r.WriteVia.Direct, r.Writes, r.WriteLatency
+				}
+				if bytes != 16*mib {
+					t.Errorf("%s: fio has %d bytes, want %d", name, bytes, 16*mib)
+				}
+				d := w.Device(disk.Name)
+				if want := d.Kernel.Reads; name == "read" && ops != want {
+					t.Errorf("fio has %d reads, want all %d", ops, want)
+				}
+				for part, h := range map[string]snapshot.Histogram{"all": latency.Total, "queue": latency.Queue, "device": latency.Device} {
+					if h.Count() != ops {
+						t.Errorf("%s: %d latencies (%s) of %d operations", name, h.Count(), part, ops)
+					}
+				}
+				if mean, most := latency.Total.Mean(), latency.Total.Max; mean == 0 || mean > most || most > uint64(10*time.Second) {
+					t.Errorf("%s: mean %d ns, maximum %d ns", name, mean, most)
+				}
+				if t.Failed() {
+					w.LogRows(disk.Name, 8)
+				}
+			}
+		})
+	}
+}
+
+// Time blocked on I/O is the kernel's own, field 42 of /proc/PID/stat.
+func TestBlockedTime(t *testing.T) {
+	livetest.Sysctl(t, "kernel.task_delayacct", 1)
+	disk := livetest.NewDisk(t, "ext4", 256)
+	livetest.Do(t, "layout", "write", disk.Path("file"), 64*mib)
+	w := livetest.NewWatch(t, owner.Options{}, ioprobe.Options{})
+	w.Forget()
+	kernel := livetest.Do(t, "blocked", "direct", disk.Path("file"), 3*time.Second)
+	w.Read()
+	ours := time.Duration(w.Row("blocked", "").BlockedNS)
+	t.Logf("blocked for %v, by the kernel's account %v; %d reads", ours, kernel, w.Row("blocked", disk.Name).Reads)
+	if kernel < 300*time.Millisecond {
+		t.Fatalf("the kernel counts only %v: too little to compare", kernel)
+	}
+	if off := float64(ours)/float64(kernel) - 1; off < -0.2 || off > 0.2 {
+		t.Errorf("blocked for %v, %+.1f %% off the kernel's %v", ours, 100*off, kernel)
+	}
+	if throttled := w.Row("blocked", "").ThrottledNS; throttled != 0 {
+		t.Errorf("a reader was throttled for %v", time.Duration(throttled))
+	}
+}
+
+// A writer that the kernel slows down is throttled, not blocked.
+func TestThrottledTime(t *testing.T) {
+	livetest.Sysctl(t, "kernel.task_delayacct", 1)
+	disk := livetest.NewDisk(t, "ext4", 1024)
+	w := livetest.NewWatch(t, owner.Options{}, ioprobe.Options{})
+	w.Forget()
+	livetest.DirtyLimit(t, 8*mib)
+	kernel := livetest.Do(t, "throttled", "write", disk.Path("file"), 512*mib)
+	w.Read()
+	r := w.Row("throttled", "")
+	throttled, blocked := time.Duration(r.ThrottledNS), time.Duration(r.BlockedNS)
+	t.Logf("throttled for %v, blocked for %v; the kernel counts %v for both", throttled, blocked, kernel)
+	if throttled == 0 {
+		t.Error("the writer was not throttled")
+	}
+	if blocked > throttled {
+		t.Errorf("blocked for %v, which is more than throttled, %v", blocked, throttled)
+	}
+	if both := throttled + blocked; kernel >= 300*time.Millisecond && (both < kernel*8/10 || both > kernel*12/10) {
+		t.Errorf("throttled and blocked for %v, want the kernel's %v", both, kernel)
+	}
+	w.Balance()
+}
+
+// Reads are whoever's asked, readahead and the file system's own reads included.
+func TestReads(t *testing.T) {
+	for _, fs := range fileSystems {
+		t.Run(fs, func(t *testing.T) {
+			disk := livetest.NewDisk(t, fs, 512)
+			livetest.Do(t, "layout", "write", disk.Path("file"), 64*mib)
+			livetest.Do(t, "layout", "files", disk.Path("tree"), 2000, 4096)
+			w := livetest.NewWatch(t, owner.Options{}, ioprobe.Options{})
+			for _, job := range []string{"read", "mmapread"} {
+				livetest.DropCaches(t)
+				w.Forget()
+				livetest.Do(t, "reader", job, disk.Path("file"))
+				w.Read()
+				r := w.Row("reader", disk.Name)
+				if r.ReadVia.File != 64*mib || r.ReadVia.Direct != 0 {
+					t.Errorf("%s: %+v, want %d bytes of a file", job, r.ReadVia, 64*mib)
+					w.LogRows(disk.Name, 5)
+				}
+				if d := w.Device(disk.Name); r.ReadBytes() != d.Ours.ReadBytes {
+					t.Errorf("%s: the reader has %d bytes of %d", job, r.ReadBytes(), d.Ours.ReadBytes)
+					w.LogRows(disk.Name, 5)
+				}
+			}
+			livetest.DropCaches(t)
+			w.Forget()
+			livetest.Command(t, "find", disk.Path("tree"), "-size", "+1000")
+			w.Read()
+			r := w.Row("find", disk.Name)
+			t.Logf("find reads %d bytes of metadata", r.ReadVia.Metadata)
+			if r.ReadVia.Metadata < 2000*100 || r.ReadVia.Direct+r.ReadVia.File != 0 {
+				t.Errorf("find: %+v, want metadata alone, at least 100 bytes a file", r.ReadVia)
+				w.LogRows(disk.Name, 5)
+			}
+			w.Balance()
+		})
+	}
+}
+
+// What fstrim discards is fstrim's, and each fsync of a file whose data has changed flushes once.
+func TestDiscardsAndFlushes(t *testing.T) {
+	disk := livetest.NewDisk(t, "ext4", 512)
+	livetest.Do(t, "layout", "unlinked", disk.Path("file"), 128*mib)
+	w := livetest.NewWatch(t, owner.Options{}, ioprobe.Options{})
+	w.Forget()
+	livetest.Command(t, "fstrim", disk.Dir)
+	w.Balance()
+	r, d := w.Row("fstrim", disk.Name), w.Device(disk.Name)
+	t.Logf("fstrim discards %d bytes in %d operations", r.DiscardBytes, r.Discards)
+	if r.DiscardBytes < 128*mib || r.DiscardBytes != d.Kernel.DiscardBytes || r.Discards != d.Kernel.Discards {
+		t.Errorf("fstrim has %d bytes in %d discards, the kernel counts %d in %d", r.DiscardBytes, r.Discards, d.Kernel.DiscardBytes, d.Kernel.Discards)
+		w.LogRows(disk.Name, 5)
+	}
+
+	livetest.Do(t, "layout", "fsyncs", disk.Path("synced"), 1)
+	w.Forget()
+	livetest.Do(t, "syncing", "fsyncs", disk.Path("synced"), 211)
+	w.Balance()
+	d = w.Device(disk.Name)
+	t.Logf("211 fsyncs: %d flushes of the process, %d of the device", w.Row("syncing", disk.Name).Flushes, d.Kernel.Flushes)
+	if d.Kernel.Flushes < 211 || d.Ours.Flushes != d.Kernel.Flushes {
+		t.Errorf("%d flushes, the kernel counts %d", d.Ours.Flushes, d.Kernel.Flushes)
+	}
+	if got := w.Row("syncing", disk.Name).Flushes; got < 200 {
+		t.Errorf("the process has %d flushes of %d", got, d.Ours.Flushes)
+		w.LogRows(disk.Name, 5)
+	}
+}
+
+// Devices without requests are counted bio by bio, and theirs are the submitters'.
+func TestZram(t *testing.T) {
+	disk := livetest.NewZram(t, 256)
+	w := livetest.NewWatch(t, owner.Options{}, ioprobe.Options{})
+	w.Forget()
+	livetest.Command(t, "dd", "if=/dev/zero", "of="+disk.Dev, "bs=1M", "count=32", "oflag=direct")
+	livetest.Command(t, "dd", "if="+disk.Dev, "of=/dev/null", "bs=64k", "count=256", "iflag=direct")
+	w.Balance()
+	r := w.Row("dd", disk.Name)
+	if r.WriteVia.Direct != 32*mib || r.ReadVia.Direct != 16*mib {
+		t.Errorf("dd: %+v, %+v, want %d read and %d written", r.ReadVia, r.WriteVia, 16*mib, 32*mib)
+		w.LogRows(disk.Name, 5)
+	}
+	if n := r.ReadLatency.Total.Count(); n != r.Reads || n == 0 {
+		t.Errorf("%d latencies of %d reads", n, r.Reads)
+	}
+
+	w.Forget()
+	livetest.Command(t, "mkfs.ext4", "-q", "-F", disk.Dev)
+	livetest.Command(t, "dd", "if=/dev/zero", "of="+disk.Dev, "bs=64k", "count=128", "seek=1024", "conv=fsync")
+	w.Balance()
+	if got := w.Row("dd", disk.Name).WriteVia.Writeback; got != 8*mib {
+		t.Errorf("dd has %d bytes of writeback, want %d", got, 8*mib)
+		w.LogRows(disk.Name, 5)
+	}
+	d := w.Device(disk.Name)
+	t.Logf("ours %+v, kernel %+v", d.Ours, d.Kernel)
+	if d.Ours.WriteBytes == 0 || d.UnattributedBytes != 0 {
+		t.Errorf("%d bytes written, %d unattributed", d.Ours.WriteBytes, d.UnattributedBytes)
+	}
+}
+
+// The books balance on all disks at once, under everything at once.
+func TestBooks(t *testing.T) {
+	const seconds = 8
+	disks := map[string]livetest.Disk{}
+	dirs := map[string]string{"the machine's own": t.TempDir()}
+	for _, fs := range fileSystems {
+		disks[fs] = livetest.NewDisk(t, fs, 1024)
+		dirs[fs] = disks[fs].Dir
+	}
+	w := livetest.NewWatch(t, owner.Options{}, ioprobe.Options{Files: true, Worst: true})
+	w.Forget()
+	var failed = make(chan error, 100)
+	running := 0
+	run := func(name string, args ...string) {
+		running++
+		go func() { failed <- livetest.Try(name, args...) }()
+	}
+	w.During(700*time.Millisecond, func() {
+		var children []*livetest.Child
+		for where, dir := range dirs {
+			rate := "--rate=40m" // the machine's own disk has other work
+			run("fio", "--directory="+dir, "--size=32m", "--time_based", "--runtime="+strconv.Itoa(seconds), "--output=/dev/null", rate,
+				"--name=uring", "--ioengine=io_uring", "--iodepth=16", "--direct=1", "--rw=randrw", "--bs=4k",
+				"--name=aio", "--ioengine=libaio", "--iodepth=8", "--direct=1", "--rw=randwrite", "--bs=16k",
+				"--name=sequential", "--ioengine=io_uring", "--iodepth=32", "--iodepth_batch=16", "--direct=1", "--rw=write", "--bs=4k",
+				"--name=buffered", "--ioengine=psync", "--rw=write", "--bs=64k",
+				"--name=mapped", "--ioengine=mmap", "--rw=randwrite", "--bs=4k",
+				"--name=fsyncs", "--ioengine=psync", "--rw=randwrite", "--bs=4k", "--fsync=1")
+			children = append(children, livetest.Start(t, "remaker", "remakefor", dir+"/tree", time.Duration(seconds)*time.Second))
+			if where != "the machine's own" {
+				children = append(children, livetest.Start(t, "trimmer", "trimfor", dir, time.Duration(seconds)*time.Second))
+			}
+		}
+		for range running {
+			if err := <-failed; err != nil {
+				t.Error(err)
+			}
+		}
+		for _, c := range children {
+			c.Wait()
+		}
+	})
+	w.Balance()
+	for fs, disk := range disks {
+		d := w.Device(disk.Name)
+		t.Logf("%-5s %s: %+v, %d bytes unattributed, skew %d", fs, disk.Name, d.Ours, d.UnattributedBytes, d.SkewBytes)
+		for what, n := range map[string]uint64{"reads": d.Ours.Reads, "writes": d.Ours.Writes, "discards": d.Ours.Discards, "flushes": d.Ours.Flushes} {
+			if n == 0 {
+				t.Errorf("%s: no %s: the load was not what it should be", fs, what)
+			}
+		}
+		if d.UnattributedBytes != 0 {
+			t.Errorf("%s: %d bytes are unattributed", fs, d.UnattributedBytes)
+		}
+		w.LogRows(disk.Name, 8)
+	}
+	t.Logf("lost: %v", w.Losses())
+}
+
+// When every table is as small as it can be, nothing fails, the devices' books balance, and each
+// loss is counted.
+func TestLossesAreSeen(t *testing.T) {
+	disk := livetest.NewDisk(t, "ext4", 512)
+	other := livetest.NewDisk(t, "ext4", 512)
+	program := livetest.Compile(t, "lives", livetest.Lives)
+	livetest.Do(t, "layout", "write", disk.Path("file"), 64*mib)
+	livetest.Do(t, "layout", "write", other.Path("file"), 64*mib)
+	for _, c := range []struct {
+		lost    string
+		table   owner.Options
+		options ioprobe.Options
+		load    func(t *testing.T)
+	}{
+		{"process_table_full", owner.Options{Processes: 36}, ioprobe.Options{}, func(t *testing.T) {
+			livetest.Command(t, program, "full", "0", "100", disk.Dir)
+		}},
+		{"name_table_full", owner.Options{Names: 1}, ioprobe.Options{}, func(t *testing.T) {
+			livetest.Command(t, program, "full", "0", "2", disk.Dir)
+			livetest.Do(t, "another", "write", disk.Path("another"), mib)
+		}},
+		{"request_slots_full", owner.Options{}, ioprobe.Options{Slots: 64}, func(t *testing.T) {
+			fio(t, disk.Path("file"), "--rw=randrw", "--bs=4k", "--io_size=4m", "--ioengine=psync")
+		}},
+		{"merged_bios_full", owner.Options{}, ioprobe.Options{Bios: 1}, func(t *testing.T) {
+			// Submitted in one batch, neighbours are merged while they are plugged.
+			fio(t, disk.Path("file"), "--rw=write", "--bs=4k", "--io_size=16m", "--ioengine=io_uring", "--iodepth=64",
+				"--iodepth_batch_submit=32", "--iodepth_batch_complete_min=32")
+		}},
+		{"dirty_inodes_full", owner.Options{}, ioprobe.Options{Inodes: 4}, func(t *testing.T) {
+			livetest.Do(t, "maker", "files", disk.Path("inodes"), 500, 4096)
+		}},
+		{"dirty_folios_full", owner.Options{}, ioprobe.Options{Folios: 4}, func(t *testing.T) {
+			for which := range 2 {
+				livetest.Do(t, "sharer", "pieces", disk.Path("shared"), 64<<10, which, 2, 8*mib)
+			}
+		}},
+		{"journal_table_full", owner.Options{}, ioprobe.Options{Transactions: 1, Shares: 1}, func(t *testing.T) {
+			livetest.Command(t, program, "share", "0", "50", disk.Dir)
+		}},
+		{"row_table_full", owner.Options{}, ioprobe.Options{Rows: 24}, func(t *testing.T) {
+			livetest.Command(t, program, "row", "0", "100", disk.Dir)
+		}},
+		{"histogram_full", owner.Options{}, ioprobe.Options{Buckets: 4}, func(t *testing.T) {
+			livetest.Command(t, program, "hist", "0", "20", disk.Dir)
+		}},
+		{"", owner.Options{Processes: 36, Names: 4}, ioprobe.Options{
+			Rows: 24, Buckets: 8, Inodes: 4, Folios: 4, Bios: 2, Slots: 64, Transactions: 2, Shares: 2, Files: true, Worst: true,
+		}, func(t *testing.T) {
+			for i, d := range []livetest.Disk{disk, other} {
+				livetest.Command(t, program, "all", strconv.Itoa(i), "300", d.Dir)
+				fio(t, d.Path("file"), "--rw=randrw", "--bs=4k", "--io_size=4m", "--ioengine=io_uring", "--iodepth=16")
+			}
+		}},
+	} {
+		name := c.lost
+		if name == "" {
+			name = "all at once"
+		}
+		t.Run(name, func(t *testing.T) {
+			w := livetest.NewWatch(t, c.table, c.options)
+			w.Forget()
+			w.During(200*time.Millisecond, func() { c.load(t) })
+			w.Sync()
+			w.Balance()
+			t.Logf("lost: %v", w.Losses())
+			if c.lost != "" && w.Loss(c.lost) == 0 {
+				t.Errorf("%s is 0", c.lost)
+			}
+			if len(w.Losses()) == 0 {
+				t.Error("nothing was lost")
+			}
+			d := w.Device(disk.Name)
+			var unattributed uint64
+			for _, r := range w.Rows(snapshot.ByApp, disk.Name) {
+				if strings.HasPrefix(r.App, "[unattributed: ") {
+					unattributed += r.Bytes()
+				}
+			}
+			t.Logf("%d of %d bytes are unattributed", d.UnattributedBytes, d.Ours.ReadBytes+d.Ours.WriteBytes)
+			if unattributed != d.UnattributedBytes {
+				t.Errorf("unattributed rows hold %d bytes, the audit says %d", unattributed, d.UnattributedBytes)
+			}
+			costsBytes := c.lost != "name_table_full" && c.lost != "histogram_full"
+			if costsBytes == (d.UnattributedBytes == 0) {
+				t.Errorf("%d bytes are unattributed", d.UnattributedBytes)
+				w.LogRows(disk.Name, 10)
+			}
+		})
+	}
+}
+
+// programs are the ids of the BPF programs that this process has a descriptor of.
+func programs(t *testing.T) map[uint32]bool {
+	t.Helper()
+	out := map[uint32]bool{}
+	entries, err := os.ReadDir("/proc/self/fdinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		text, err := os.ReadFile("/proc/self/fdinfo/" + e.Name())
+		if err != nil {
+			continue // the directory's own
+		}
+		for line := range strings.Lines(string(text)) {
+			if id, ok := strings.CutPrefix(line, "prog_id:"); ok {
+				n, err := strconv.ParseUint(strings.TrimSpace(id), 10, 32)
+				if err != nil {
+					t.Fatal(err)
+				}
+				out[uint32(n)] = true
+			}
+		}
+	}
+	return out
+}
+
+// Closing leaves no program behind.
+func TestCloseDetaches(t *testing.T) {
+	var ours map[uint32]bool
+	t.Run("open", func(t *testing.T) {
+		begin := time.Now()
+		w := livetest.NewWatch(t, owner.Options{}, ioprobe.Options{})
+		t.Logf("attached after %v", time.Since(begin))
+		w.Read()
+		ours = programs(t)
+	})
+	if len(ours) < 10 {
+		t.Fatalf("only %d programs were loaded: %v", len(ours), ours)
+	}
+	// The kernel frees programs some time after their last descriptor has gone.
+	var left []string
+	for range 30 {
+		out, err := exec.Command("bpftool", "prog", "show").CombinedOutput()
+		if err != nil {
+			t.Fatalf("bpftool: %v\n%s", err, out)
+		}
+		left = left[:0]
+		for line := range strings.Lines(string(out)) {
+			id, rest, ok := strings.Cut(line, ":")
+			if n, err := strconv.ParseUint(id, 10, 32); ok && err == nil && ours[uint32(n)] {
+				left = append(left, fmt.Sprint(n, rest))
+			}
+		}
+		if len(left) == 0 {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	t.Errorf("%d programs are left: %q", len(left), left)
+	if open := programs(t); len(open) > 0 {
+		t.Errorf("descriptors of programs are still open: %v", open)
+	}
+}
