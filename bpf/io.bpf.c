@@ -32,6 +32,7 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 #define SLOT_SUPERBLOCK 8U /* the journal's superblock */
 #define SLOT_PARTIAL 16U   /* completed in part: what is left may be somebody else's bio */
 #define SLOT_CHARGED 32U   /* row is that of the owner of most bytes */
+#define SLOT_KTHREAD 64U   /* a thread of the kernel submitted it */
 
 struct request_slot {
 	__u64 request; /* struct request * */
@@ -77,7 +78,8 @@ volatile struct pool request_slot_pool = { .next = 1, .size = REQUEST_SLOTS };
 struct bio_owner {
 	__u64 start; /* ns; 0 for a merged bio, whose request has it */
 	__u32 owner;
-	__u32 zero;
+	__u32 flags; /* SLOT_…; these and the transaction only where there are no requests */
+	__u32 fs_device, tid;
 };
 
 struct {
@@ -152,11 +154,9 @@ static __always_inline bool is_writeback(__u32 opf, __u64 page)
 	return page_flag(folio_flags(page_head(page)), PG_writeback);
 }
 
-checked_once int bio_keep_owner(__u64 bio, __u32 owner, __u64 start)
+checked_once int bio_keep_owner(__u64 bio, struct bio_owner *own)
 {
-	struct bio_owner value = { .owner = owner, .start = start };
-
-	if (bpf_map_update_elem(&bio_owners, &bio, &value, BPF_ANY)) {
+	if (own && bpf_map_update_elem(&bio_owners, &bio, own, BPF_ANY)) {
 		bio_owners_overflowed = 1;
 		lose(LOSS_MERGED_BIOS_FULL);
 	}
@@ -165,6 +165,7 @@ checked_once int bio_keep_owner(__u64 bio, __u32 owner, __u64 start)
 
 static __always_inline int bio_merged(struct bio *bio)
 {
+	struct bio_owner own = {};
 	struct task_context *c;
 
 	if (is_writeback(bio->bi_opf, (__u64)bio->bi_io_vec->bv_page))
@@ -173,7 +174,8 @@ static __always_inline int bio_merged(struct bio *bio)
 	/* The blocks of a commit are merged among themselves, and theirs is the request's owner. */
 	if (!c || c->commit_tid)
 		return 0;
-	return bio_keep_owner(as_number(bio), c->owner, 0);
+	own.owner = c->owner;
+	return bio_keep_owner(as_number(bio), &own);
 }
 
 SEC("tp_btf/block_bio_backmerge")
@@ -198,12 +200,13 @@ static long keep_next_bio(__u32 i, void *ctx)
 {
 	struct rq_merge *m = ctx;
 	struct bio *bio = (void *)m->bio, *next;
+	struct bio_owner own = { .owner = m->owner };
 
 	if (!bio)
 		return 1;
 	if (!bpf_map_lookup_elem(&bio_owners, &m->bio) &&
 	    !is_writeback(BPF_CORE_READ(bio, bi_opf), (__u64)BPF_CORE_READ(bio, bi_io_vec, bv_page)))
-		bio_keep_owner(m->bio, m->owner, 0);
+		bio_keep_owner(m->bio, &own);
 	next = BPF_CORE_READ(bio, bi_next);
 	m->bio = (__u64)next;
 	return 0;
@@ -551,6 +554,25 @@ checked_once int charge_direct(struct completion *c, struct bio_view *v)
 	return 0;
 }
 
+/*
+ * The inode of compressed data, whose pages are in no file: btrfs's workers write
+ * them from a bio inside a btrfs_bio. An inode of a btrfs proves that it is one.
+ */
+checked_once __u64 btrfs_bio_inode(__u64 bio)
+{
+	struct btrfs_bio *b = (void *)(bio - bpf_core_field_offset(struct btrfs_bio, bio));
+	struct btrfs_inode *i;
+	struct inode *inode;
+
+	if (!bpf_core_field_exists(b->inode))
+		return 0;
+	i = BPF_CORE_READ(b, inode);
+	inode = (void *)i + bpf_core_field_offset(struct btrfs_inode, vfs_inode);
+	if (!i || BPF_CORE_READ(inode, i_mapping, host) != inode || BPF_CORE_READ(inode, i_sb, s_magic) != BTRFS_SUPER_MAGIC)
+		return 0;
+	return (__u64)inode;
+}
+
 #define MAPPING_FLAGS 3 /* PAGE_MAPPING_ANON and its kin, include/linux/page-flags.h */
 
 /* Charges one bio, by what its first page is: all pages of a bio are of one kind and of one inode. */
@@ -623,6 +645,11 @@ no_file:
 				      v->opf & (1U << bpf_core_enum_value(enum req_flag_bits, __REQ_IDLE)) ?
 					      VIA_WRITE_JOURNAL : VIA_WRITE_METADATA,
 				      v->bytes);
+	}
+	if (c->op == IO_WRITE && c->flags & SLOT_KTHREAD) {
+		inode = btrfs_bio_inode(v->bio);
+		if (inode)
+			return charge_dirtier(&c->to, v, inode, VIA_WRITE_WRITEBACK);
 	}
 	return charge_direct(c, v);
 }
@@ -762,10 +789,29 @@ static __always_inline __u64 written_inode(struct request *rq)
 	return (__u64)BPF_CORE_READ((struct address_space *)mapping, host);
 }
 
+/* What a thread is submitting: marks for a slot, whose transaction is the thread's commit_tid. */
+static __always_inline __u32 submission_flags(struct task_context *c, struct task_struct *task, __u32 cmd_flags)
+{
+	__u32 op = cmd_flags & REQ_OP_MASK, flags = task->flags & PF_KTHREAD ? SLOT_KTHREAD : 0;
+
+	if (!c->commit_tid && !(c->marks & (TASK_SUPERBLOCK | TASK_FAST_COMMIT)))
+		return flags;
+	if (op != REQ_OP_WRITE && op != REQ_OP_FLUSH)
+		return flags;
+	if (c->marks & TASK_SUPERBLOCK) {
+		c->marks &= ~TASK_SUPERBLOCK;
+		return flags | SLOT_SUPERBLOCK;
+	}
+	if (c->marks & TASK_FAST_COMMIT)
+		return flags | SLOT_FAST;
+	return flags | SLOT_JOURNAL;
+}
+
 SEC("tp_btf/block_io_start")
 int BPF_PROG(request_start, struct request *rq)
 {
-	struct task_context *c = task_context(bpf_get_current_task_btf());
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct task_context *c = task_context(task);
 	struct request_slot *slot = request_slot(rq, true);
 	__u32 device = disk_device(rq->q->disk), flags;
 
@@ -794,23 +840,9 @@ int BPF_PROG(request_start, struct request *rq)
 	}
 	slot->owner = c->owner;
 	slot->row = c->io_row;
-	slot->flags = SLOT_LIVE;
-	if (c->commit_tid || c->marks & (TASK_SUPERBLOCK | TASK_FAST_COMMIT)) {
-		__u32 op = rq->cmd_flags & REQ_OP_MASK;
-
-		if (op != REQ_OP_WRITE && op != REQ_OP_FLUSH)
-			return 0;
-		if (c->marks & TASK_SUPERBLOCK) {
-			c->marks &= ~TASK_SUPERBLOCK;
-			slot->flags |= SLOT_SUPERBLOCK;
-		} else if (c->marks & TASK_FAST_COMMIT) {
-			slot->flags |= SLOT_FAST;
-		} else if (c->commit_tid) {
-			slot->flags |= SLOT_JOURNAL;
-			slot->fs_device = c->commit_device;
-			slot->tid = c->commit_tid;
-		}
-	}
+	slot->fs_device = c->commit_device;
+	slot->tid = c->commit_tid;
+	slot->flags = SLOT_LIVE | submission_flags(c, task, rq->cmd_flags);
 	return 0;
 }
 
@@ -959,22 +991,38 @@ int BPF_PROG(request_complete, struct request *rq, int error, unsigned int bytes
 
 /* ---- devices without requests: zram, dm, md ---- */
 
+/* zram accounts reads and writes alone (zram_submit_bio(), drivers/block/zram/zram_drv.c). */
+static __always_inline bool is_zram(struct gendisk *disk)
+{
+	return disk->disk_name[0] == 'z' && disk->disk_name[1] == 'r' && disk->disk_name[2] == 'a' && disk->disk_name[3] == 'm';
+}
+
 static __always_inline bool takes_bios(struct bio *bio)
 {
-	return bio->bi_bdev->bd_disk->fops->submit_bio;
+	struct gendisk *disk = bio->bi_bdev->bd_disk;
+
+	return disk->fops->submit_bio && !((bio->bi_opf & REQ_OP_MASK) > REQ_OP_WRITE && is_zram(disk));
 }
 
 /* Attached only while such a device exists: it costs every bio of every device. */
 SEC("tp_btf/block_bio_queue")
 int BPF_PROG(bio_queue, struct bio *bio)
 {
+	struct bio_owner own = { .owner = OWNER_UNATTRIBUTED_PROCESS_TABLE_FULL, .start = bpf_ktime_get_ns() };
+	struct task_struct *task = bpf_get_current_task_btf();
+	__u64 key = as_number(bio);
 	struct task_context *c;
 
 	if (!takes_bios(bio))
 		return 0;
-	c = task_context(bpf_get_current_task_btf());
-	bio_keep_owner(as_number(bio), c ? c->owner : OWNER_UNATTRIBUTED_PROCESS_TABLE_FULL, bpf_ktime_get_ns());
-	return 0;
+	c = task_context(task);
+	if (c) {
+		own.owner = c->owner;
+		own.flags = submission_flags(c, task, bio->bi_opf);
+		own.fs_device = c->commit_device;
+		own.tid = c->commit_tid;
+	}
+	return bio_keep_owner(key, &own);
 }
 
 /* Fires for these devices alone; they account whole bios when they end (bio_end_io_acct(), block/blk-core.c). */
@@ -982,9 +1030,10 @@ SEC("tp_btf/block_bio_complete")
 int BPF_PROG(bio_complete, struct request_queue *q, struct bio *bio)
 {
 	__u64 key = as_number(bio), start = 0;
+	__u32 owner = bio_owners_overflowed ? OWNER_UNATTRIBUTED_MERGED_BIOS_FULL : OWNER_UNATTRIBUTED_BEFORE_ATTACH;
 	struct completion c = {
 		.op = op_of(bio->bi_opf),
-		.left = bio->bi_iter.bi_size,
+		.alone = true,
 		.to.device = disk_device(bio->bi_bdev->bd_disk),
 	};
 	struct bio_view v = {
@@ -1003,14 +1052,19 @@ int BPF_PROG(bio_complete, struct request_queue *q, struct bio *bio)
 	if (!takes_bios(bio))
 		return 0;
 	own = bpf_map_lookup_elem(&bio_owners, &key);
-	if (own)
+	if (own) {
 		start = own->start;
+		owner = own->owner;
+		c.flags = own->flags;
+		c.fs_device = own->fs_device;
+		c.tid = own->tid;
+		bpf_map_delete_elem(&bio_owners, &key);
+	}
 	v.page = bvec_page(v.vec, v.idx);
-	c.row = io_row_find(OWNER_UNATTRIBUTED_BEFORE_ATTACH, c.to.device);
+	c.row = io_row_find(owner, c.to.device);
 	charge_bio(&c, &v);
 	if (c.op != IO_FLUSH)
 		count_operation(c.to.owners ? largest_owner(&c.to) : c.row, c.op, start, start);
-	bpf_map_delete_elem(&bio_owners, &key);
 	return 0;
 }
 

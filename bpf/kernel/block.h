@@ -12,6 +12,7 @@ struct block_device_operations {
 struct gendisk {
 	int major;
 	int first_minor;
+	char disk_name[32];
 	const struct block_device_operations *fops;
 };
 
@@ -42,6 +43,11 @@ struct bio {
 	struct bvec_iter bi_iter;
 	void *bi_private;
 	struct bio_vec *bi_io_vec;
+};
+
+struct btrfs_bio {
+	struct btrfs_inode *inode;
+	struct bio bio;
 };
 
 struct request_queue {

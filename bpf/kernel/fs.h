@@ -82,6 +82,10 @@ struct inode {
 	};
 };
 
+struct btrfs_inode {
+	struct inode vfs_inode;
+};
+
 /* Before 6.18 (53fbef56e07d "mm: introduce memdesc_flags_t"). */
 struct folio___v617 {
 	unsigned long flags;

@@ -40,8 +40,7 @@ func TestDirect(t *testing.T) {
 	} {
 		t.Run(engine.name, func(t *testing.T) {
 			for rw, name := range map[string]string{"randread": "read", "randwrite": "write"} {
-				w.Forget()
-				fio(t, file, append(engine.options, "--rw="+rw, "--bs=4k", "--io_size=16m")...)
+				w.Measure(func(int) { fio(t, file, append(engine.options, "--rw="+rw, "--bs=4k", "--io_size=16m")...) })
 				w.Balance()
 				r := w.Row("fio", disk.Name)
 				bytes, ops, latency := r.ReadVia.Direct, r.Reads, r.ReadLatency
@@ -71,22 +70,20 @@ func TestDirect(t *testing.T) {
 	}
 }
 
-// Time blocked on I/O is the kernel's own, field 42 of /proc/PID/stat.
+// A reader that does nothing else sleeps for I/O alone: its blocked time is the time in which it
+// neither ran nor waited for a CPU.
 func TestBlockedTime(t *testing.T) {
-	livetest.Sysctl(t, "kernel.task_delayacct", 1)
 	disk := livetest.NewDisk(t, "ext4", 256)
 	livetest.Do(t, "layout", "write", disk.Path("file"), 64*mib)
 	w := livetest.NewWatch(t, owner.Options{}, ioprobe.Options{})
 	w.Forget()
-	kernel := livetest.Do(t, "blocked", "direct", disk.Path("file"), 3*time.Second)
+	slept := livetest.Do(t, "blocked", "direct", disk.Path("file"), 2*time.Second)
 	w.Read()
 	ours := time.Duration(w.Row("blocked", "").BlockedNS)
-	t.Logf("blocked for %v, by the kernel's account %v; %d reads", ours, kernel, w.Row("blocked", disk.Name).Reads)
-	if kernel < 300*time.Millisecond {
-		t.Fatalf("the kernel counts only %v: too little to compare", kernel)
-	}
-	if off := float64(ours)/float64(kernel) - 1; off < -0.2 || off > 0.2 {
-		t.Errorf("blocked for %v, %+.1f %% off the kernel's %v", ours, 100*off, kernel)
+	off := 100 * (float64(ours)/float64(slept) - 1)
+	t.Logf("blocked for %v, slept for %v (%+.1f %%); %d reads", ours, slept, off, w.Row("blocked", disk.Name).Reads)
+	if off < -20 || off > 20 {
+		t.Errorf("blocked for %v, %+.1f %% off the %v that it slept", ours, off, slept)
 	}
 	if throttled := w.Row("blocked", "").ThrottledNS; throttled != 0 {
 		t.Errorf("a reader was throttled for %v", time.Duration(throttled))
@@ -95,24 +92,23 @@ func TestBlockedTime(t *testing.T) {
 
 // A writer that the kernel slows down is throttled, not blocked.
 func TestThrottledTime(t *testing.T) {
-	livetest.Sysctl(t, "kernel.task_delayacct", 1)
 	disk := livetest.NewDisk(t, "ext4", 1024)
 	w := livetest.NewWatch(t, owner.Options{}, ioprobe.Options{})
 	w.Forget()
 	livetest.DirtyLimit(t, 8*mib)
-	kernel := livetest.Do(t, "throttled", "write", disk.Path("file"), 512*mib)
+	slept := livetest.Do(t, "throttled", "write", disk.Path("file"), 512*mib)
 	w.Read()
 	r := w.Row("throttled", "")
 	throttled, blocked := time.Duration(r.ThrottledNS), time.Duration(r.BlockedNS)
-	t.Logf("throttled for %v, blocked for %v; the kernel counts %v for both", throttled, blocked, kernel)
+	t.Logf("throttled for %v, blocked for %v, slept for %v", throttled, blocked, slept)
 	if throttled == 0 {
 		t.Error("the writer was not throttled")
 	}
 	if blocked > throttled {
 		t.Errorf("blocked for %v, which is more than throttled, %v", blocked, throttled)
 	}
-	if both := throttled + blocked; kernel >= 300*time.Millisecond && (both < kernel*8/10 || both > kernel*12/10) {
-		t.Errorf("throttled and blocked for %v, want the kernel's %v", both, kernel)
+	if both := throttled + blocked; both < slept*8/10 || both > slept*12/10 {
+		t.Errorf("throttled and blocked for %v, want the %v that it slept", both, slept)
 	}
 	w.Balance()
 }
@@ -126,10 +122,10 @@ func TestReads(t *testing.T) {
 			livetest.Do(t, "layout", "files", disk.Path("tree"), 2000, 4096)
 			w := livetest.NewWatch(t, owner.Options{}, ioprobe.Options{})
 			for _, job := range []string{"read", "mmapread"} {
-				livetest.DropCaches(t)
-				w.Forget()
-				livetest.Do(t, "reader", job, disk.Path("file"))
-				w.Read()
+				w.Measure(func(int) {
+					livetest.DropCaches(t)
+					livetest.Do(t, "reader", job, disk.Path("file"))
+				})
 				r := w.Row("reader", disk.Name)
 				if r.ReadVia.File != 64*mib || r.ReadVia.Direct != 0 {
 					t.Errorf("%s: %+v, want %d bytes of a file", job, r.ReadVia, 64*mib)
@@ -140,10 +136,10 @@ func TestReads(t *testing.T) {
 					w.LogRows(disk.Name, 5)
 				}
 			}
-			livetest.DropCaches(t)
-			w.Forget()
-			livetest.Command(t, "find", disk.Path("tree"), "-size", "+1000")
-			w.Read()
+			w.Measure(func(int) {
+				livetest.DropCaches(t)
+				livetest.Command(t, "find", disk.Path("tree"), "-size", "+1000")
+			})
 			r := w.Row("find", disk.Name)
 			t.Logf("find reads %d bytes of metadata", r.ReadVia.Metadata)
 			if r.ReadVia.Metadata < 2000*100 || r.ReadVia.Direct+r.ReadVia.File != 0 {
@@ -219,7 +215,6 @@ func TestZram(t *testing.T) {
 
 // The books balance on all disks at once, under everything at once.
 func TestBooks(t *testing.T) {
-	const seconds = 8
 	disks := map[string]livetest.Disk{}
 	dirs := map[string]string{"the machine's own": t.TempDir()}
 	for _, fs := range fileSystems {
@@ -228,7 +223,34 @@ func TestBooks(t *testing.T) {
 	}
 	w := livetest.NewWatch(t, owner.Options{}, ioprobe.Options{Files: true, Worst: true})
 	w.Forget()
-	var failed = make(chan error, 100)
+	everything(t, w, dirs)
+	w.Balance()
+	for fs, disk := range disks {
+		d := w.Device(disk.Name)
+		t.Logf("%-5s %s: %+v, %d bytes unattributed, skew %d", fs, disk.Name, d.Ours, d.UnattributedBytes, d.SkewBytes)
+		for what, n := range map[string]uint64{"reads": d.Ours.Reads, "writes": d.Ours.Writes, "discards": d.Ours.Discards, "flushes": d.Ours.Flushes} {
+			if n == 0 {
+				t.Errorf("%s: no %s: the load was not what it should be", fs, what)
+			}
+		}
+		// Only what reached no program can have no owner here, and that is little.
+		for _, r := range w.Rows(snapshot.ByApp, disk.Name) {
+			if strings.HasPrefix(r.App, "[unattributed: ") && (r.App != "[unattributed: completion not seen]" || w.Loss(livetest.Unseen) == 0) {
+				t.Errorf("%s: %d bytes are %s", fs, r.Bytes(), r.App)
+			}
+		}
+		if all := d.Ours.ReadBytes + d.Ours.WriteBytes; d.UnattributedBytes*1000 > all {
+			t.Errorf("%s: %d of %d bytes are unattributed", fs, d.UnattributedBytes, all)
+		}
+		w.LogRows(disk.Name, 8)
+	}
+	t.Logf("lost: %v", w.Losses())
+}
+
+// everything is a load of all kinds on all disks at once, in so many seconds.
+func everything(t *testing.T, w *livetest.Watch, dirs map[string]string) {
+	const seconds = 8
+	failed := make(chan error, 100)
 	running := 0
 	run := func(name string, args ...string) {
 		running++
@@ -237,8 +259,7 @@ func TestBooks(t *testing.T) {
 	w.During(700*time.Millisecond, func() {
 		var children []*livetest.Child
 		for where, dir := range dirs {
-			rate := "--rate=40m" // the machine's own disk has other work
-			run("fio", "--directory="+dir, "--size=32m", "--time_based", "--runtime="+strconv.Itoa(seconds), "--output=/dev/null", rate,
+			run("fio", "--directory="+dir, "--size=32m", "--time_based", "--runtime="+strconv.Itoa(seconds), "--output=/dev/null", "--rate=40m",
 				"--name=uring", "--ioengine=io_uring", "--iodepth=16", "--direct=1", "--rw=randrw", "--bs=4k",
 				"--name=aio", "--ioengine=libaio", "--iodepth=8", "--direct=1", "--rw=randwrite", "--bs=16k",
 				"--name=sequential", "--ioengine=io_uring", "--iodepth=32", "--iodepth_batch=16", "--direct=1", "--rw=write", "--bs=4k",
@@ -259,21 +280,6 @@ func TestBooks(t *testing.T) {
 			c.Wait()
 		}
 	})
-	w.Balance()
-	for fs, disk := range disks {
-		d := w.Device(disk.Name)
-		t.Logf("%-5s %s: %+v, %d bytes unattributed, skew %d", fs, disk.Name, d.Ours, d.UnattributedBytes, d.SkewBytes)
-		for what, n := range map[string]uint64{"reads": d.Ours.Reads, "writes": d.Ours.Writes, "discards": d.Ours.Discards, "flushes": d.Ours.Flushes} {
-			if n == 0 {
-				t.Errorf("%s: no %s: the load was not what it should be", fs, what)
-			}
-		}
-		if d.UnattributedBytes != 0 {
-			t.Errorf("%s: %d bytes are unattributed", fs, d.UnattributedBytes)
-		}
-		w.LogRows(disk.Name, 8)
-	}
-	t.Logf("lost: %v", w.Losses())
 }
 
 // When every table is as small as it can be, nothing fails, the devices' books balance, and each
