@@ -318,7 +318,7 @@ checked_once int charge(struct pieces *to, __u32 owner, __u32 via, __u32 bytes)
 	return to ? count_piece(to, io_row_find(owner, to->device), via, bytes) : 0;
 }
 
-checked_once int charge_transaction(struct completion *c, __u32 fs_device, __u32 tid, __u32 via, __u32 bytes)
+static __always_inline int charge_transaction(struct completion *c, __u32 fs_device, __u32 tid, __u32 via, __u32 bytes)
 {
 	__u32 owner;
 	bool kept;
@@ -572,8 +572,6 @@ checked_once __u64 btrfs_bio_inode(__u64 bio)
 		return 0;
 	return (__u64)inode;
 }
-
-#define MAPPING_FLAGS 3 /* PAGE_MAPPING_ANON and its kin, include/linux/page-flags.h */
 
 /* Charges one bio, by what its first page is: all pages of a bio are of one kind and of one inode. */
 checked_once int charge_bio(struct completion *c, struct bio_view *v)
@@ -862,17 +860,11 @@ static __always_inline void note_worst(struct io_request *r, __u32 row, enum io_
 	io_worst_add(r);
 }
 
-static __always_inline void count_operation(__u32 at, enum io_op op, __u64 start, __u64 issued)
+static __always_inline void count_latency(struct io_row *row, enum io_op op, __u64 start, __u64 issued)
 {
-	struct io_row *row = bpf_map_lookup_elem(&io_rows, &at);
 	struct io_latency *l;
 	__u64 now;
 
-	if (!row || op >= IO_OPS)
-		return;
-	__sync_fetch_and_add(&row->ops[op], 1);
-	if (op > IO_WRITE)
-		return;
 	if (!start) {
 		lose(LOSS_UNTIMED_REQUESTS);
 		return;
@@ -888,10 +880,20 @@ static __always_inline void count_operation(__u32 at, enum io_op op, __u64 start
 	}
 }
 
-static __always_inline int complete(struct request *rq, __u32 bytes)
+static __always_inline void count_operation(__u32 at, enum io_op op, __u64 start, __u64 issued)
+{
+	struct io_row *row = bpf_map_lookup_elem(&io_rows, &at);
+
+	if (!row || op >= IO_OPS)
+		return;
+	__sync_fetch_and_add(&row->ops[op], 1);
+	if (op <= IO_WRITE)
+		count_latency(row, op, start, issued);
+}
+
+static __always_inline int complete(struct request *rq, struct request_slot *slot, __u32 bytes)
 {
 	__u32 cmd_flags = rq->cmd_flags, rq_flags = rq->rq_flags, op = cmd_flags & REQ_OP_MASK;
-	struct request_slot *slot = request_slot(rq, false);
 	struct bio *bio = rq->bio;
 	struct completion c = {
 		.left = bytes,
@@ -983,10 +985,45 @@ end:
 	return 0;
 }
 
+/*
+ * The common case, made short: a whole request of one bio whose pages are an
+ * application's own memory, so it is its submitter's.
+ */
+static __always_inline bool is_plain(struct request *rq, struct request_slot *slot, __u32 bytes)
+{
+	const __u32 special = REQ_OP_MASK - 1 | 1U << bpf_core_enum_value(enum req_flag_bits, __REQ_META) |
+			      1U << bpf_core_enum_value(enum req_flag_bits, __REQ_SWAP);
+	struct bio *bio = rq->bio;
+	struct page_words page = {};
+
+	if (keep_files || keep_worst || !slot || slot->flags != SLOT_LIVE || rq->cmd_flags & special || bytes != rq->__data_len ||
+	    rq_in_flush_sequence(rq->rq_flags))
+		return false;
+	if (!bio || bio->bi_next || bio->bi_iter.bi_idx)
+		return false;
+	return page_words(bio->bi_io_vec->bv_page, &page) && is_private(&page);
+}
+
 SEC("tp_btf/block_rq_complete")
 int BPF_PROG(request_complete, struct request *rq, int error, unsigned int bytes)
 {
-	return complete(rq, bytes);
+	struct request_slot *slot = request_slot(rq, false);
+	struct io_row *row;
+	bool write;
+	__u32 at;
+
+	if (!is_plain(rq, slot, bytes))
+		return complete(rq, slot, bytes);
+	at = slot->row;
+	row = bpf_map_lookup_elem(&io_rows, &at);
+	slot->flags = 0;
+	if (!row)
+		return 0;
+	write = rq->cmd_flags & 1;
+	__sync_fetch_and_add(&row->bytes[write ? VIA_WRITE_DIRECT : VIA_READ_DIRECT], bytes);
+	__sync_fetch_and_add(&row->ops[write], 1);
+	count_latency(row, write, rq->start_time_ns, rq->io_start_time_ns);
+	return 0;
 }
 
 /* ---- devices without requests: zram, dm, md ---- */

@@ -115,3 +115,30 @@ static __always_inline __u32 folio_pages(__u64 head, __u64 flags)
 }
 
 #define page_flag(flags, name) ((flags) & (1ULL << bpf_core_enum_value(enum pageflags, name)))
+
+#define MAPPING_FLAGS 3 /* PAGE_MAPPING_ANON and its kin, include/linux/page-flags.h */
+
+/* The words of a struct page that tell whose it is, in one copy. */
+struct page_words {
+	__u64 word[5];
+};
+
+static __always_inline bool page_words(struct page *page, struct page_words *w)
+{
+	struct page___v71 *p71 = (void *)page;
+	__u32 compound = bpf_core_field_exists(p71->compound_info) ? bpf_core_field_offset(struct page___v71, compound_info) :
+								     bpf_core_field_offset(struct page, compound_head);
+
+	if (bpf_probe_read_kernel(w, sizeof(*w), page))
+		return false;
+	/* Of a tail page, the head would have to be read. */
+	return !(w->word[(compound / 8) & 3] & 1);
+}
+
+/* Whether a head page belongs to no file: memory of a process that is not being swapped, or of the kernel. */
+static __always_inline bool is_private(struct page_words *w)
+{
+	__u64 mapping = w->word[(bpf_core_field_offset(struct folio, mapping) / 8) & 3];
+
+	return !mapping || (mapping & MAPPING_FLAGS && !page_flag(w->word[0], PG_swapcache));
+}

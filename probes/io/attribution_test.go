@@ -44,6 +44,7 @@ func TestWritebackIsTheDirtiers(t *testing.T) {
 					b.Wait()
 					w.Collect(3)
 					w.Sync()
+					disk.Clear(t)
 				})
 			}
 			t.Run("own files", func(t *testing.T) {
@@ -64,6 +65,7 @@ func TestWritebackIsTheDirtiers(t *testing.T) {
 					livetest.Do(t, "writer-a", "pieces", name, 64<<10, 0, 2, 128*mib)
 					livetest.Do(t, "writer-b", "pieces", name, 64<<10, 1, 2, 128*mib)
 					w.Sync()
+					disk.Clear(t)
 				})
 				wrote(t, w, "writer-a", disk.Name, 64*mib)
 				wrote(t, w, "writer-b", disk.Name, 64*mib)
@@ -86,6 +88,7 @@ func TestWritebackIsTheDirtiers(t *testing.T) {
 					w.Sync()
 					livetest.Do(t, "writer-b", "write", disk.Path("again"), 8*mib)
 					w.Sync()
+					disk.Clear(t)
 				})
 				wrote(t, w, "writer-a", disk.Name, 16*mib)
 				wrote(t, w, "writer-b", disk.Name, 8*mib)
@@ -148,6 +151,7 @@ func TestShortLives(t *testing.T) {
 		})
 		took = time.Since(begin)
 		w.Sync()
+		w.Collect(5)
 	})
 	pids, wrong := map[int]bool{}, 0
 	for _, r := range w.Rows(snapshot.ByPID, disk.Name) {
@@ -194,6 +198,7 @@ func TestMetadataIsTheApplications(t *testing.T) {
 			}
 		})
 		w.Sync()
+		disk.Clear(t)
 	})
 	var all, ours, metadata, ourMetadata uint64
 	for _, r := range w.Rows(snapshot.ByPID, disk.Name) {

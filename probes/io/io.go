@@ -62,6 +62,7 @@ type Probe struct {
 	reading      *reading          // the last one
 	retired      []snapshot.IORow  // of owners that were released since
 	retiredFiles []snapshot.IOFile
+	folded       uint64            // processes that lost their own row to mostRetired
 	losses       map[string]uint64 // at the last reading
 	interval     uint32
 	totals       map[string]totals // by disk

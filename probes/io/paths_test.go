@@ -50,9 +50,8 @@ func TestDirect(t *testing.T) {
 				if bytes != 16*mib {
 					t.Errorf("%s: fio has %d bytes, want %d", name, bytes, 16*mib)
 				}
-				d := w.Device(disk.Name)
-				if want := d.Kernel.Reads; name == "read" && ops != want {
-					t.Errorf("fio has %d reads, want all %d", ops, want)
+				if ops > 4096 || ops < 4000 { // neighbours can be merged
+					t.Errorf("%s: fio has %d operations, want 4096 or a few less", name, ops)
 				}
 				for part, h := range map[string]snapshot.Histogram{"all": latency.Total, "queue": latency.Queue, "device": latency.Device} {
 					if h.Count() != ops {

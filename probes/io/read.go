@@ -418,7 +418,7 @@ func (p *Probe) readLosses() (map[string]uint64, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := map[string]uint64{}
+	out := map[string]uint64{"processes_folded": p.folded}
 	for _, l := range list {
 		out[l.Name] = l.Count
 	}

@@ -7,6 +7,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"culprit/probes/hist"
+	"culprit/probes/snapshot"
 )
 
 // Sweep marks the owners that the kernel side refers to, drops entries of files that are
@@ -34,7 +35,7 @@ func (p *Probe) retireTransactions() error {
 	if len(ended.transactions) == 0 {
 		return nil
 	}
-	p.retired = append(p.retired, p.difference(&reading{transactions: p.reading.transactions}, ended, nil)...)
+	p.retire(p.difference(&reading{transactions: p.reading.transactions}, ended, nil))
 	for key := range now.shares {
 		if _, ok := ended.transactions[bpfTransactionKey{Device: key.Device, Tid: key.Tid}]; ok {
 			if err := forget(p.objects.Maps[bpfMapShares], key); err != nil {
@@ -49,6 +50,20 @@ func (p *Probe) retireTransactions() error {
 		delete(p.reading.transactions, key)
 	}
 	return nil
+}
+
+// mostRetired bounds the memory of a report that runs for long while processes come and go.
+const mostRetired = 16384
+
+// retire keeps rows for the next Read. When there are too many, the dead are
+// told apart by application alone, and counted as folded.
+func (p *Probe) retire(rows []snapshot.IORow) {
+	p.retired = append(p.retired, rows...)
+	if len(p.retired) > mostRetired {
+		folded := snapshot.IO{Rows: p.retired}.Group(snapshot.ByApp).Rows
+		p.folded += uint64(len(p.retired) - len(folded))
+		p.retired = folded
+	}
 }
 
 // Release takes over what was counted for owners that are dead, and gives their
@@ -89,7 +104,7 @@ func (p *Probe) release(owners []uint32) (keep []uint32, err error) {
 		}
 	}
 	now.latency = p.readLatencies(now.rows)
-	p.retired = append(p.retired, p.difference(p.reading, now, only)...)
+	p.retire(p.difference(p.reading, now, only))
 	p.retiredFiles = append(p.retiredFiles, p.fileDifference(p.reading.files, now.files, only)...)
 	for at, row := range now.rows {
 		if only[row.Owner] {

@@ -188,3 +188,38 @@ func TestQuantile(t *testing.T) {
 		t.Error("an empty histogram has values")
 	}
 }
+
+// A group keeps the name by which it was made, however unlike its members are otherwise.
+func TestGroupKeepsItsName(t *testing.T) {
+	row := func(n int) IORow {
+		return IORow{Device: "vda", Reads: 1, Process: Process{
+			PID: n, PPID: n, Started: time.Unix(int64(n), 0), Comm: fmt.Sprint("comm", n), Exe: fmt.Sprint("/bin/", n),
+			Cgroup: fmt.Sprint("/", n), Unit: fmt.Sprint(n, ".service"), Container: fmt.Sprint("web", n), User: fmt.Sprint("user", n), App: fmt.Sprint("app", n),
+		}}
+	}
+	for _, by := range Bys {
+		a, b := row(1), row(2)
+		switch by {
+		case ByApp:
+			b.App = a.App
+		case ByComm:
+			b.Comm = a.Comm
+		case ByExe:
+			b.Exe = a.Exe
+		case ByCgroup:
+			b.Cgroup = a.Cgroup
+		case ByUnit:
+			b.Unit = a.Unit
+		case ByContainer:
+			b.Container = a.Container
+		case ByUser:
+			b.User = a.User
+		case ByPID:
+			continue // a process is always like itself
+		}
+		g := IO{Rows: []IORow{a, b}}.Group(by).Rows
+		if len(g) != 1 || g[0].Name(by) != a.Name(by) {
+			t.Errorf("by %s: got %d rows, the first called %q; want one called %q", by, len(g), g[0].Name(by), a.Name(by))
+		}
+	}
+}

@@ -1,0 +1,352 @@
+package livetest
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// jobVariable names, in the environment of a child, what it shall do.
+const jobVariable = "CULPRIT_TEST_JOB"
+
+func init() {
+	// A child's I/O is its main thread's, whose statistics are those of /proc/self.
+	if os.Getenv(jobVariable) != "" {
+		runtime.LockOSThread()
+	}
+}
+
+// Child is a process that does one job under a name of its own.
+type Child struct {
+	t      testing.TB
+	cmd    *exec.Cmd
+	output bytes.Buffer
+	PID    int
+}
+
+// Start begins a job (see jobs) in a child process called comm.
+func Start(t testing.TB, comm, job string, args ...any) *Child {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &Child{t: t, cmd: exec.Command(self, comm)}
+	for _, a := range args {
+		c.cmd.Args = append(c.cmd.Args, fmt.Sprint(a))
+	}
+	// One thread does everything, and the collector of so short a life would only add others.
+	c.cmd.Env = append(os.Environ(), jobVariable+"="+job, "GOGC=off")
+	c.cmd.Stdout, c.cmd.Stderr = &c.output, &c.output
+	if err := c.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	c.PID = c.cmd.Process.Pid
+	return c
+}
+
+// Wait is until the job is done. It returns how long the job's only thread slept.
+func (c *Child) Wait() time.Duration {
+	c.t.Helper()
+	if err := c.cmd.Wait(); err != nil {
+		c.t.Fatalf("%s: %v\n%s", c.cmd, err, c.output.String())
+	}
+	slept, err := time.ParseDuration(strings.TrimSpace(c.output.String()))
+	if err != nil {
+		c.t.Fatalf("%s: %v", c.cmd, err)
+	}
+	return slept
+}
+
+// Do is Start and Wait.
+func Do(t testing.TB, comm, job string, args ...any) time.Duration {
+	t.Helper()
+	return Start(t, comm, job, args...).Wait()
+}
+
+// work is the main function of a child: its name, then the job's arguments.
+func work(job string, args []string) int {
+	f, ok := jobs[job]
+	if !ok || len(args) == 0 {
+		fmt.Fprintf(os.Stderr, "no job %q\n", job)
+		return 1
+	}
+	if err := os.WriteFile("/proc/self/comm", []byte(args[0]), 0o644); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	begin := time.Now()
+	before, err := busy()
+	if err == nil {
+		err = f(args[1:])
+	}
+	took := time.Since(begin)
+	after, err2 := busy()
+	if err := errors.Join(err, err2); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	fmt.Println(took - (after - before))
+	return 0
+}
+
+// busy is how long this thread ran or waited for a CPU: what is left of the time is sleep, and
+// that of a job is for I/O. (Field 42 of /proc/PID/stat would tell directly, but since 6.12 a task whose
+// dequeue was delayed can be given another one's beginning: hours too much.)
+func busy() (time.Duration, error) {
+	text, err := os.ReadFile("/proc/self/schedstat")
+	if err != nil {
+		return 0, err
+	}
+	var ran, waited time.Duration
+	_, err = fmt.Sscan(string(text), &ran, &waited)
+	return ran + waited, err
+}
+
+// jobs are what children can do.
+var jobs = map[string]func(args []string) error{
+	"write":     jobWrite,     // FILE SIZE: writes a fresh file
+	"pieces":    jobPieces,    // FILE PIECE WHICH OF TOTAL: writes every OF-th piece of a file
+	"mmap":      jobMmap,      // FILE SIZE: writes a fresh file through a mapping
+	"unlinked":  jobUnlinked,  // FILE SIZE: writes a file and deletes it
+	"sync":      jobSync,      // everything
+	"fsyncs":    jobFsyncs,    // FILE COUNT: overwrites and syncs 4 KiB
+	"read":      jobRead,      // FILE
+	"mmapread":  jobMmapRead,  // FILE
+	"direct":    jobDirect,    // FILE DURATION: reads 4 KiB at a time, past the cache
+	"files":     jobFiles,     // DIR COUNT SIZE: makes files, 100 in a directory
+	"remove":    jobRemove,    // DIR
+	"remakefor": jobRemakeFor, // DIR DURATION: makes files and removes them, again and again
+	"trimfor":   jobTrimFor,   // DIR DURATION: trims a file system, again and again
+}
+
+const block = 64 << 10
+
+func jobWrite(args []string) error {
+	size, err := strconv.Atoi(args[1])
+	if err != nil {
+		return err
+	}
+	f, err := os.Create(args[0])
+	if err != nil {
+		return err
+	}
+	buf := make([]byte, block)
+	for ; size > 0; size -= len(buf) {
+		if _, err := f.Write(buf[:min(size, len(buf))]); err != nil {
+			return err
+		}
+	}
+	return f.Close()
+}
+
+func jobPieces(args []string) error {
+	var n [4]int
+	for i := range n {
+		var err error
+		if n[i], err = strconv.Atoi(args[1+i]); err != nil {
+			return err
+		}
+	}
+	piece, which, of, total := n[0], n[1], n[2], n[3]
+	f, err := os.OpenFile(args[0], os.O_WRONLY|os.O_CREATE, 0o644)
+	if err != nil {
+		return err
+	}
+	buf := make([]byte, piece)
+	for at := which * piece; at < total; at += of * piece {
+		if _, err := f.WriteAt(buf, int64(at)); err != nil {
+			return err
+		}
+	}
+	return f.Close()
+}
+
+func jobMmap(args []string) error {
+	size, err := strconv.Atoi(args[1])
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(args[0], os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := f.Truncate(int64(size)); err != nil {
+		return err
+	}
+	mem, err := unix.Mmap(int(f.Fd()), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return err
+	}
+	for at := 0; at < size; at += os.Getpagesize() {
+		mem[at] = 1
+	}
+	return unix.Munmap(mem)
+}
+
+func jobUnlinked(args []string) error {
+	if err := jobWrite(args); err != nil {
+		return err
+	}
+	return os.Remove(args[0])
+}
+
+func jobSync([]string) error {
+	unix.Sync()
+	return nil
+}
+
+func jobFsyncs(args []string) error {
+	count, err := strconv.Atoi(args[1])
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(args[0], os.O_WRONLY|os.O_CREATE, 0o644)
+	if err != nil {
+		return err
+	}
+	buf := make([]byte, 4096)
+	for range count {
+		if _, err := f.WriteAt(buf, 0); err != nil {
+			return err
+		}
+		if err := f.Sync(); err != nil {
+			return err
+		}
+	}
+	return f.Close()
+}
+
+func jobRead(args []string) error {
+	f, err := os.Open(args[0])
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	buf := make([]byte, block)
+	for {
+		if _, err := f.Read(buf); err == io.EOF {
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
+}
+
+func jobMmapRead(args []string) error {
+	f, err := os.Open(args[0])
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	mem, err := unix.Mmap(int(f.Fd()), 0, int(info.Size()), unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		return err
+	}
+	sum := byte(0)
+	for at := 0; at < len(mem); at += os.Getpagesize() {
+		sum += mem[at]
+	}
+	if sum != 0 {
+		return fmt.Errorf("the file is not of zeroes")
+	}
+	return unix.Munmap(mem)
+}
+
+func jobDirect(args []string) error {
+	duration, err := time.ParseDuration(args[1])
+	if err != nil {
+		return err
+	}
+	fd, err := unix.Open(args[0], unix.O_RDONLY|unix.O_DIRECT, 0)
+	if err != nil {
+		return err
+	}
+	var stat unix.Stat_t
+	if err := unix.Fstat(fd, &stat); err != nil {
+		return err
+	}
+	const size = 4096
+	buf := make([]byte, 2*size)
+	buf = buf[size-uintptr(unsafe.Pointer(&buf[0]))%size:][:size]
+	for end, at := time.Now().Add(duration), int64(0); time.Now().Before(end); at += size {
+		if _, err := unix.Pread(fd, buf, at%stat.Size); err != nil {
+			return err
+		}
+	}
+	return unix.Close(fd)
+}
+
+func jobFiles(args []string) error {
+	count, err := strconv.Atoi(args[1])
+	if err != nil {
+		return err
+	}
+	size, err := strconv.Atoi(args[2])
+	if err != nil {
+		return err
+	}
+	buf := make([]byte, size)
+	for i := range count {
+		dir := filepath.Join(args[0], strconv.Itoa(i/100))
+		if i%100 == 0 {
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				return err
+			}
+		}
+		if err := os.WriteFile(filepath.Join(dir, strconv.Itoa(i)), buf, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func jobRemove(args []string) error { return os.RemoveAll(args[0]) }
+
+func jobRemakeFor(args []string) error {
+	duration, err := time.ParseDuration(args[1])
+	if err != nil {
+		return err
+	}
+	for end := time.Now().Add(duration); time.Now().Before(end); {
+		if err := jobFiles([]string{args[0], "200", "5000"}); err != nil {
+			return err
+		}
+		if err := os.RemoveAll(args[0]); err != nil {
+			return err
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return nil
+}
+
+func jobTrimFor(args []string) error {
+	duration, err := time.ParseDuration(args[1])
+	if err != nil {
+		return err
+	}
+	for end := time.Now().Add(duration); time.Now().Before(end); {
+		if err := Try("fstrim", args[0]); err != nil {
+			return err
+		}
+		time.Sleep(500 * time.Millisecond)
+	}
+	return nil
+}

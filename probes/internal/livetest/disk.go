@@ -1,0 +1,133 @@
+package livetest
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Disk is a block device that a test may do with as it likes.
+type Disk struct {
+	Name string // as in /sys/block
+	Dev  string // its node
+	Dir  string // where it is mounted, "" if it is not
+}
+
+// NewDisk makes a loop device of so many MiB over memory and, unless fs is "", a file
+// system on it, mounted.
+func NewDisk(t testing.TB, fs string, mib int64) Disk {
+	t.Helper()
+	NeedRoot(t)
+	memory := "/dev/shm"
+	if _, err := os.Stat(memory); err != nil {
+		memory = t.TempDir()
+	}
+	backing, err := os.CreateTemp(memory, "culprit-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer backing.Close()
+	t.Cleanup(func() { os.Remove(backing.Name()) })
+	if err := backing.Truncate(mib << 20); err != nil {
+		t.Fatal(err)
+	}
+	dev := strings.TrimSpace(Command(t, "losetup", "--find", "--show", backing.Name()))
+	t.Cleanup(func() { Command(t, "losetup", "--detach", dev) })
+	d := Disk{Name: filepath.Base(dev), Dev: dev}
+	d.mount(t, fs)
+	return d
+}
+
+// NewZram adds a zram device of so many MiB: one that takes bios, not requests.
+func NewZram(t testing.TB, mib int) Disk {
+	t.Helper()
+	NeedRoot(t)
+	const control = "/sys/class/zram-control/"
+	if _, err := os.Stat(control); err != nil {
+		exec.Command("modprobe", "zram").Run() // what it says does not matter: the next line tells
+	}
+	id, err := os.ReadFile(control + "hot_add") // reading it adds one
+	if err != nil {
+		t.Fatalf("this kernel has no zram: %v", err)
+	}
+	number := strings.TrimSpace(string(id))
+	d := Disk{Name: "zram" + number, Dev: "/dev/zram" + number}
+	t.Cleanup(func() {
+		write(t, "/sys/block/"+d.Name+"/reset", "1")
+		write(t, control+"hot_remove", number)
+	})
+	write(t, "/sys/block/"+d.Name+"/disksize", strconv.Itoa(mib<<20))
+	return d
+}
+
+// mount makes a file system on the disk and mounts it.
+func (d *Disk) mount(t testing.TB, fs string) {
+	t.Helper()
+	switch fs {
+	case "":
+		return
+	case "ext4":
+		// Lazy initialisation would be the kernel's own I/O for minutes to come.
+		Command(t, "mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", d.Dev)
+	case "xfs":
+		Command(t, "mkfs.xfs", "-q", "-f", d.Dev)
+	case "btrfs":
+		Command(t, "mkfs.btrfs", "-q", "-f", d.Dev)
+	default:
+		t.Fatalf("no way to make %q", fs)
+	}
+	d.Dir = t.TempDir()
+	if err := unix.Mount(d.Dev, d.Dir, fs, 0, ""); err != nil {
+		t.Fatalf("mounting %s on %s: %v", fs, d.Dev, err)
+	}
+	t.Cleanup(func() { unmount(t, d.Dir) })
+	unix.Sync()
+}
+
+// unmount is patient with what is still being closed.
+func unmount(t testing.TB, dir string) {
+	var err error
+	for range 50 {
+		if err = unix.Unmount(dir, 0); !errors.Is(err, unix.EBUSY) {
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	if err != nil {
+		t.Errorf("unmounting %s: %v", dir, err)
+	}
+}
+
+// Path is a name on the disk's file system.
+func (d Disk) Path(name string) string { return filepath.Join(d.Dir, name) }
+
+// Clear deletes all files.
+func (d Disk) Clear(t testing.TB) {
+	t.Helper()
+	files, err := filepath.Glob(d.Path("*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		if filepath.Base(file) == "lost+found" {
+			continue
+		}
+		if err := os.RemoveAll(file); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func write(t testing.TB, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}

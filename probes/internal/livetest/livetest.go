@@ -1,0 +1,185 @@
+// Package livetest is what the tests on the running kernel share: disks to work on,
+// child processes that do known work under a name of their own, and a watch that
+// adds up what the io probe reports. Everything that a test makes is gone when it ends.
+package livetest
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// Main runs a package's tests; in a child process, it does the child's work instead.
+func Main(m *testing.M) {
+	if job := os.Getenv(jobVariable); job != "" {
+		os.Exit(work(job, os.Args[1:]))
+	}
+	os.Exit(alone(m.Run))
+}
+
+// alone runs f while no other package's live tests run: they set system-wide
+// knobs and drop caches. The lock is on a directory, so that it leaves nothing behind.
+func alone(f func() int) int {
+	dir, err := os.Open(os.TempDir())
+	if err != nil {
+		return f()
+	}
+	defer dir.Close()
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
+		return f()
+	}
+	return f()
+}
+
+// NeedRoot fails a test that cannot work without root: a test that skips itself rots.
+func NeedRoot(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Fatal("this test loads BPF programs and mounts disks: run it as root")
+	}
+}
+
+// Command runs a program to its end and returns what it wrote to its standard output.
+func Command(t testing.TB, name string, args ...string) string {
+	t.Helper()
+	cmd := exec.Command(name, args...)
+	var stdout, stderr strings.Builder
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("%s: %v\n%s%s", cmd, err, stdout.String(), stderr.String())
+	}
+	return stdout.String()
+}
+
+// Compile makes a program from C source: a process of it begins and ends within a
+// millisecond, which one of Go cannot.
+func Compile(t testing.TB, name, source string) string {
+	t.Helper()
+	dir := t.TempDir()
+	path := filepath.Join(dir, name)
+	if err := os.WriteFile(path+".c", []byte(source), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	Command(t, "cc", "-static", "-O1", "-Wall", "-Werror", "-o", path, path+".c")
+	return path
+}
+
+// Lives is the source of a program that makes processes of a millisecond, one after the
+// other: Lives NAME FIRST COUNT [DIR [dirty]]. Each is called NAME with its number; with DIR,
+// it writes one file of 4 KiB there, called as itself, and syncs it unless it is to stay dirty.
+const Lives = `
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static char page[4096];
+
+static int live(const char *name, const char *dir, const char *dirty)
+{
+	char path[4096];
+	int fd;
+
+	prctl(PR_SET_NAME, name);
+	if (!dir)
+		return 0;
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
+	fd = open(path, O_WRONLY | O_CREAT, 0644);
+	return fd < 0 || write(fd, page, sizeof(page)) != sizeof(page) || (!dirty && fsync(fd));
+}
+
+int main(int argc, char **argv)
+{
+	int first = atoi(argv[2]), count = atoi(argv[3]), status;
+
+	for (int i = first; i < first + count; i++) {
+		char name[32];
+
+		snprintf(name, sizeof(name), "%s%d", argv[1], i);
+		switch (fork()) {
+		case -1:
+			return 2;
+		case 0:
+			_exit(live(name, argv[4], argv[4] ? argv[5] : 0));
+		}
+		if (wait(&status) < 0 || status)
+			return 1;
+	}
+	return 0;
+}
+`
+
+// Sysctl sets a knob below /proc/sys for the time of the test.
+func Sysctl(t testing.TB, name string, value int) {
+	t.Helper()
+	NeedRoot(t)
+	path := filepath.Join("/proc/sys", strings.ReplaceAll(name, ".", "/"))
+	old, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.WriteFile(path, old, 0o644); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := os.WriteFile(path, []byte(strconv.Itoa(value)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// DirtyLimit makes the kernel throttle writers above so many dirty bytes, for the time
+// of the test. Each _bytes knob and its _ratio replace each other: 0 cannot be written, so
+// that the ratios must be put back instead.
+func DirtyLimit(t testing.TB, bytes int) {
+	t.Helper()
+	NeedRoot(t)
+	for _, knob := range []struct {
+		name  string
+		value int
+	}{{"dirty_background", bytes / 2}, {"dirty", bytes}} {
+		for _, form := range []string{"_bytes", "_ratio"} {
+			path := "/proc/sys/vm/" + knob.name + form
+			old, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if strings.TrimSpace(string(old)) == "0" {
+				continue
+			}
+			t.Cleanup(func() {
+				if err := os.WriteFile(path, old, 0o644); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		if err := os.WriteFile("/proc/sys/vm/"+knob.name+"_bytes", []byte(strconv.Itoa(knob.value)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// DropCaches makes the next reads come from the disks.
+func DropCaches(t testing.TB) {
+	t.Helper()
+	unix.Sync()
+	if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Try runs a program to its end; it may be called on any goroutine.
+func Try(name string, args ...string) error {
+	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return nil
+}
