@@ -534,23 +534,40 @@ static __always_inline __u32 last_row(struct pieces *to)
 	return at < MOST_OWNERS ? to->piece[at].row : 0;
 }
 
+/* Whether a direct write goes to extents that are marked unwritten until it ends, if it is an iomap_dio's. */
+static __always_inline bool is_unwritten(__u64 private)
+{
+	struct iomap_dio *dio = (void *)private;
+
+	return BPF_CORE_READ(dio, flags) & IOMAP_DIO_UNWRITTEN;
+}
+
 /* Direct I/O, whose file is in the iomap_dio that the bio belongs to: an inode on this device proves that it is one. */
 checked_once int charge_direct(struct completion *c, struct bio_view *v)
 {
+	bool unwritten;
 	struct iomap_dio *dio;
 	struct inode *inode;
-	__u32 device;
+	struct io_row *row;
+	__u32 at;
 
 	if (!c || !v)
 		return 0;
 	charge_submitter(c, v->bio, c->op == IO_READ ? VIA_READ_DIRECT : VIA_WRITE_DIRECT, v->bytes);
-	if (!keep_files)
+	unwritten = c->op == IO_WRITE && is_unwritten(v->private);
+	if (!keep_files && !unwritten)
 		return 0;
 	dio = (void *)v->private;
 	inode = BPF_CORE_READ(dio, iocb, ki_filp, f_inode);
-	device = block_device_number(v->bdev);
-	if (inode && BPF_CORE_READ(inode, i_mapping, host) == inode && BPF_CORE_READ(inode, i_sb, s_dev) == device)
-		io_file_add(last_row(&c->to), (__u64)inode, c->op == IO_WRITE, v->bytes);
+	if (!inode || BPF_CORE_READ(inode, i_mapping, host) != inode ||
+	    BPF_CORE_READ(inode, i_sb, s_dev) != block_device_number(v->bdev))
+		return 0;
+	at = last_row(&c->to);
+	row = bpf_map_lookup_elem(&io_rows, &at);
+	if (unwritten && row)
+		dirty_inode_note(inode, row->owner);
+	if (keep_files)
+		io_file_add(at, (__u64)inode, c->op == IO_WRITE, v->bytes);
 	return 0;
 }
 
@@ -1000,6 +1017,8 @@ static __always_inline bool is_plain(struct request *rq, struct request_slot *sl
 	    rq_in_flush_sequence(rq->rq_flags))
 		return false;
 	if (!bio || bio->bi_next || bio->bi_iter.bi_idx)
+		return false;
+	if (rq->cmd_flags & 1 && is_unwritten((__u64)bio->bi_private))
 		return false;
 	return page_words(bio->bi_io_vec->bv_page, &page) && is_private(&page);
 }

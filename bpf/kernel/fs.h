@@ -55,6 +55,7 @@ struct kiocb {
 
 struct iomap_dio {
 	struct kiocb *iocb;
+	unsigned int flags;
 };
 
 struct super_block {

@@ -67,3 +67,6 @@ enum {
 #define BTRFS_SUPER_MAGIC 0x9123683E
 /* include/uapi/linux/btrfs_tree.h: the inode whose page cache holds the trees */
 #define BTRFS_BTREE_INODE_OBJECTID 1
+
+/* include/linux/iomap.h */
+#define IOMAP_DIO_UNWRITTEN 1

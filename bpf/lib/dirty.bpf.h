@@ -172,6 +172,30 @@ static __always_inline void dirty(struct folio *folio, struct inode *inode)
 	dirty_inode_changed(inode, folio, owner, task->flags & PF_KTHREAD);
 }
 
+/*
+ * Notes who writes an inode without dirtying its pages, for the worker that
+ * converts its extents afterwards. The sweep finds the inode clean and drops the note.
+ */
+static __always_inline void dirty_inode_note(struct inode *inode, __u32 owner)
+{
+	__u64 key = (__u64)inode;
+	struct dirty_inode fresh = {
+		.ino = BPF_CORE_READ(inode, i_ino),
+		.generation = BPF_CORE_READ(inode, i_generation),
+		.owner = owner,
+	};
+	struct dirty_inode *e = bpf_map_lookup_elem(&dirty_inodes, &key);
+
+	if (e && e->ino == fresh.ino && e->generation == fresh.generation && e->owner == owner) {
+		e->doubt = 0;
+		return;
+	}
+	if (e && BPF_CORE_READ(inode, i_mapping, i_pages.xa_flags) & XA_DIRTY_OR_WRITEBACK)
+		return;
+	if (bpf_map_update_elem(&dirty_inodes, &key, &fresh, BPF_ANY))
+		lose(LOSS_DIRTY_INODES_FULL);
+}
+
 /* Who owns the write of a folio of an inode with this entry. Call it while the write is in flight. */
 static __always_inline __u32 dirty_folio_owner(struct dirty_inode *e, __u64 inode, __u64 folio, __u64 flags)
 {

@@ -58,14 +58,15 @@ type Probe struct {
 	chunks *bpfmap.Array[bpfHistChunk]
 	sleeps *bpfmap.Array[bpfIoSleep]
 
-	devices      map[uint32]string // whole disks, by major << 20 | minor
-	reading      *reading          // the last one
-	retired      []snapshot.IORow  // of owners that were released since
-	retiredFiles []snapshot.IOFile
-	folded       uint64            // processes that lost their own row to mostRetired
-	losses       map[string]uint64 // at the last reading
-	interval     uint32
-	totals       map[string]totals // by disk
+	devices       map[uint32]string // whole disks, by major << 20 | minor
+	reading       *reading          // the last one
+	retired       []snapshot.IORow  // of owners that were released since
+	retiredFiles  []snapshot.IOFile
+	folded        uint64            // processes that lost their own row to mostRetired
+	losses        map[string]uint64 // at the last reading
+	interval      uint32
+	totals        map[string]totals // by disk
+	unseenFlushes uint64
 }
 
 // optional are programs for what a kernel may not have; without their

@@ -1,13 +1,14 @@
 package io_test
 
 import (
-	"fmt"
+	"errors"
 	"os"
-	"os/exec"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/cilium/ebpf"
 
 	"culprit/probes/internal/livetest"
 	ioprobe "culprit/probes/io"
@@ -15,8 +16,8 @@ import (
 	"culprit/probes/snapshot"
 )
 
-// fio runs one job on a file of a disk, past the page cache.
-func fio(t *testing.T, file string, options ...string) {
+// fioDirect runs one job on a file, past the page cache.
+func fioDirect(t *testing.T, file string, options ...string) {
 	t.Helper()
 	livetest.Command(t, "fio", append([]string{"--name=job", "--filename=" + file, "--size=64m", "--direct=1", "--output=/dev/null",
 		"--allow_file_create=0"}, options...)...)
@@ -40,7 +41,7 @@ func TestDirect(t *testing.T) {
 	} {
 		t.Run(engine.name, func(t *testing.T) {
 			for rw, name := range map[string]string{"randread": "read", "randwrite": "write"} {
-				w.Measure(func(int) { fio(t, file, append(engine.options, "--rw="+rw, "--bs=4k", "--io_size=16m")...) })
+				w.Measure(func(int) { fioDirect(t, file, append(engine.options, "--rw="+rw, "--bs=4k", "--io_size=16m")...) })
 				w.Balance()
 				r := w.Row("fio", disk.Name)
 				bytes, ops, latency := r.ReadVia.Direct, r.Reads, r.ReadLatency
@@ -50,8 +51,9 @@ func TestDirect(t *testing.T) {
 				if bytes != 16*mib {
 					t.Errorf("%s: fio has %d bytes, want %d", name, bytes, 16*mib)
 				}
-				if ops > 4096 || ops < 4000 { // neighbours can be merged
-					t.Errorf("%s: fio has %d operations, want 4096 or a few less", name, ops)
+				// Neighbours can be merged, and a write changes the file's time in the journal.
+				if ops < 4000 || ops > 4096+16 {
+					t.Errorf("%s: fio has %d operations, want about 4096", name, ops)
 				}
 				for part, h := range map[string]snapshot.Histogram{"all": latency.Total, "queue": latency.Queue, "device": latency.Device} {
 					if h.Count() != ops {
@@ -303,11 +305,11 @@ func TestLossesAreSeen(t *testing.T) {
 			livetest.Do(t, "another", "write", disk.Path("another"), mib)
 		}},
 		{"request_slots_full", owner.Options{}, ioprobe.Options{Slots: 64}, func(t *testing.T) {
-			fio(t, disk.Path("file"), "--rw=randrw", "--bs=4k", "--io_size=4m", "--ioengine=psync")
+			fioDirect(t, disk.Path("file"), "--rw=randrw", "--bs=4k", "--io_size=4m", "--ioengine=psync")
 		}},
 		{"merged_bios_full", owner.Options{}, ioprobe.Options{Bios: 1}, func(t *testing.T) {
 			// Submitted in one batch, neighbours are merged while they are plugged.
-			fio(t, disk.Path("file"), "--rw=write", "--bs=4k", "--io_size=16m", "--ioengine=io_uring", "--iodepth=64",
+			fioDirect(t, disk.Path("file"), "--rw=write", "--bs=4k", "--io_size=16m", "--ioengine=io_uring", "--iodepth=64",
 				"--iodepth_batch_submit=32", "--iodepth_batch_complete_min=32")
 		}},
 		{"dirty_inodes_full", owner.Options{}, ioprobe.Options{Inodes: 4}, func(t *testing.T) {
@@ -332,7 +334,7 @@ func TestLossesAreSeen(t *testing.T) {
 		}, func(t *testing.T) {
 			for i, d := range []livetest.Disk{disk, other} {
 				livetest.Command(t, program, "all", strconv.Itoa(i), "300", d.Dir)
-				fio(t, d.Path("file"), "--rw=randrw", "--bs=4k", "--io_size=4m", "--ioengine=io_uring", "--iodepth=16")
+				fioDirect(t, d.Path("file"), "--rw=randrw", "--bs=4k", "--io_size=4m", "--ioengine=io_uring", "--iodepth=16")
 			}
 		}},
 	} {
@@ -373,8 +375,8 @@ func TestLossesAreSeen(t *testing.T) {
 	}
 }
 
-// programs are the ids of the BPF programs that this process has a descriptor of.
-func programs(t *testing.T) map[uint32]bool {
+// openPrograms are the ids of the BPF programs that this process has a descriptor of.
+func openPrograms(t *testing.T) map[uint32]bool {
 	t.Helper()
 	out := map[uint32]bool{}
 	entries, err := os.ReadDir("/proc/self/fdinfo")
@@ -407,23 +409,21 @@ func TestCloseDetaches(t *testing.T) {
 		w := livetest.NewWatch(t, owner.Options{}, ioprobe.Options{})
 		t.Logf("attached after %v", time.Since(begin))
 		w.Read()
-		ours = programs(t)
+		ours = openPrograms(t)
 	})
 	if len(ours) < 10 {
 		t.Fatalf("only %d programs were loaded: %v", len(ours), ours)
 	}
 	// The kernel frees programs some time after their last descriptor has gone.
-	var left []string
+	var left []uint32
 	for range 30 {
-		out, err := exec.Command("bpftool", "prog", "show").CombinedOutput()
-		if err != nil {
-			t.Fatalf("bpftool: %v\n%s", err, out)
-		}
 		left = left[:0]
-		for line := range strings.Lines(string(out)) {
-			id, rest, ok := strings.Cut(line, ":")
-			if n, err := strconv.ParseUint(id, 10, 32); ok && err == nil && ours[uint32(n)] {
-				left = append(left, fmt.Sprint(n, rest))
+		for id := range ours {
+			if p, err := ebpf.NewProgramFromID(ebpf.ProgramID(id)); err == nil {
+				p.Close()
+				left = append(left, id)
+			} else if !errors.Is(err, os.ErrNotExist) {
+				t.Fatal(err)
 			}
 		}
 		if len(left) == 0 {
@@ -431,8 +431,8 @@ func TestCloseDetaches(t *testing.T) {
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	t.Errorf("%d programs are left: %q", len(left), left)
-	if open := programs(t); len(open) > 0 {
+	t.Errorf("%d programs are left: %v", len(left), left)
+	if open := openPrograms(t); len(open) > 0 {
 		t.Errorf("descriptors of programs are still open: %v", open)
 	}
 }

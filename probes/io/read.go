@@ -197,7 +197,12 @@ func (p *Probe) Read() (snapshot.IO, error) {
 	if err != nil {
 		return snapshot.IO{}, err
 	}
-	if rows := p.unseen(s.Devices, losses["unseen_completions"] > 0); len(rows) > 0 {
+	rows := p.unseen(s.Devices, losses["unseen_completions"] > 0)
+	for _, r := range rows {
+		p.unseenFlushes += r.Flushes
+	}
+	losses["unseen_flushes"] = p.unseenFlushes
+	if len(rows) > 0 {
 		s.Rows = append(s.Rows, rows...)
 		s.Devices = p.audit(was, now, s.Rows)
 	}
@@ -377,11 +382,9 @@ type totals struct{ ours, kernel snapshot.IOCounts }
 // unseen are rows for what completions that reached no program leave open. They are
 // found and counted later (charge_unseen() in bpf/io.bpf.c), but not what was merged into
 // them after their start, nor the flushes among them. When a device has come to rest with
-// every operation accounted for, what the kernel has more in bytes is exactly that.
+// every operation accounted for, what the kernel has more is exactly that; in bytes only
+// if there were any such completions.
 func (p *Probe) unseen(devices []snapshot.IODevice, any bool) []snapshot.IORow {
-	if !any {
-		return nil
-	}
 	var out []snapshot.IORow
 	for _, d := range devices {
 		t := p.totals[d.Device]
@@ -399,7 +402,7 @@ func (p *Probe) unseen(devices []snapshot.IODevice, any bool) []snapshot.IORow {
 			{&r.DiscardBytes, kernel.DiscardBytes, ours.DiscardBytes},
 			{&r.Flushes, kernel.Flushes, ours.Flushes},
 		} {
-			if f.kernel > f.ours {
+			if f.kernel > f.ours && (any || f.open == &r.Flushes) {
 				*f.open = f.kernel - f.ours
 			}
 		}
@@ -418,7 +421,7 @@ func (p *Probe) readLosses() (map[string]uint64, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := map[string]uint64{"processes_folded": p.folded}
+	out := map[string]uint64{"processes_folded": p.folded, "unseen_flushes": p.unseenFlushes}
 	for _, l := range list {
 		out[l.Name] = l.Count
 	}

@@ -70,30 +70,31 @@ func (p Process) key(by By) groupKey {
 // row of the kernel, or one that could not be attributed) is named by its App
 // under every grouping, so that it is never folded into somebody's row.
 func (p Process) Name(by By) string {
-	name := p.App
-	switch by {
-	case ByComm:
-		name = p.Comm
-	case ByExe:
-		name = p.Exe
-	case ByCgroup:
-		name = p.Cgroup
-	case ByUnit:
-		name = p.Unit
-	case ByContainer:
-		name = p.Container
-	case ByUser:
-		name = p.User
-	}
-	// A group of unlike processes without a unit looks special too: its App tells.
-	if name == "" && p.special() && (strings.HasPrefix(p.App, "[kernel: ") || strings.HasPrefix(p.App, "[unattributed: ")) {
+	if p.special() {
 		return p.App
 	}
-	return name
+	switch by {
+	case ByComm:
+		return p.Comm
+	case ByExe:
+		return p.Exe
+	case ByCgroup:
+		return p.Cgroup
+	case ByUnit:
+		return p.Unit
+	case ByContainer:
+		return p.Container
+	case ByUser:
+		return p.User
+	}
+	return p.App
 }
 
-// special is whether p stands for no process: "[kernel: …]", "[unattributed: …]".
-func (p Process) special() bool { return p.PID == 0 && p.Comm == "" && p.Started.IsZero() }
+// special is whether p stands for no process. Threads of the kernel are processes
+// in brackets too, but without a reason after a colon.
+func (p Process) special() bool {
+	return strings.HasPrefix(p.App, "[kernel: ") || strings.HasPrefix(p.App, "[unattributed: ")
+}
 
 // merge keeps of p what other shares with it.
 func (p Process) merge(other Process) Process {

@@ -1,0 +1,159 @@
+package io_test
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"testing"
+	"time"
+
+	"culprit/probes/internal/livetest"
+	ioprobe "culprit/probes/io"
+	"culprit/probes/owner"
+)
+
+// Other things run on the machine: what is compared runs in turn, several
+// times, and medians are taken. One iteration of a benchmark is all of its rounds.
+const (
+	benchRounds  = 5
+	benchSeconds = 2
+)
+
+// BenchmarkDirect measures the time in BPF programs for each 4 KiB of direct I/O,
+// with and without the time that threads sleep, beside biolatency of libbpf-tools.
+func BenchmarkDirect(b *testing.B) {
+	for _, rw := range []string{"randread", "randwrite"} {
+		b.Run(rw, func(b *testing.B) {
+			disk := fullDisk(b)
+			enableStats(b)
+			hooks := map[string]map[string][]float64{} // ns per I/O, by tracer and program
+			for b.Loop() {
+				for range benchRounds {
+					for _, tool := range []tracer{biolatency, culprit, noSleeps} {
+						pid, stop := tool.start(b)
+						var ios float64
+						cost := during(b, pid, func() { ios, _ = directIO(b, disk, rw) })
+						stop()
+						if hooks[tool.name] == nil {
+							hooks[tool.name] = map[string][]float64{}
+						}
+						for name, s := range cost {
+							hooks[tool.name][name] = append(hooks[tool.name][name], float64(s.ns)/ios)
+						}
+					}
+				}
+			}
+			// A program's median over the rounds leaves out what others' I/O made it run for.
+			sum := map[string]float64{}
+			for tool, programs := range hooks {
+				for _, name := range slices.Sorted(maps.Keys(programs)) {
+					ns := median(programs[name])
+					sum[tool] += ns
+					if ns >= 0.1 {
+						b.Logf("%-10s %-21s %6.1f ns per I/O", tool, name, ns)
+					}
+				}
+				b.ReportMetric(sum[tool], tool+"-ns/io")
+			}
+			b.ReportMetric(sum[culprit.name]/sum[biolatency.name], "culprit/biolatency")
+			b.ReportMetric(sum[noSleeps.name]/sum[biolatency.name], "nosleeps/biolatency")
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
+
+// BenchmarkThroughput measures what fio reaches under each tracer, without statistics, which cost too.
+func BenchmarkThroughput(b *testing.B) {
+	for _, rw := range []string{"randread", "randwrite"} {
+		b.Run(rw, func(b *testing.B) {
+			disk := fullDisk(b)
+			reached := map[string][]float64{}
+			for b.Loop() {
+				for range benchRounds {
+					for _, tool := range []tracer{untraced, biolatency, culprit, noSleeps} {
+						_, stop := tool.start(b)
+						_, iops := directIO(b, disk, rw)
+						stop()
+						reached[tool.name] = append(reached[tool.name], iops)
+					}
+				}
+			}
+			for tool, iops := range reached {
+				b.ReportMetric(median(iops), tool+"-iops")
+			}
+			b.ReportMetric(median(reached[culprit.name])/median(reached[biolatency.name]), "culprit/biolatency")
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
+
+// BenchmarkDirtied measures the time in BPF programs for each folio that becomes
+// dirty, when one process writes a file 4 KiB at a time.
+func BenchmarkDirtied(b *testing.B) {
+	for _, fs := range fileSystems {
+		b.Run(fs, func(b *testing.B) {
+			disk := livetest.NewDisk(b, fs, 1024)
+			enableStats(b)
+			_, stop := culprit.start(b)
+			defer stop()
+			var each []float64
+			for b.Loop() {
+				for round := range benchRounds {
+					file := disk.Path(fmt.Sprint("file", round))
+					s := during(b, os.Getpid(), func() {
+						livetest.Do(b, "dirtier", "pieces", file, 4<<10, 0, 1, 128*mib)
+					})["folio_dirtied"]
+					if s.runs == 0 {
+						b.Fatal("no folio was dirtied")
+					}
+					each = append(each, float64(s.ns)/float64(s.runs))
+					b.Logf("%d folios, %.1f ns each", s.runs, each[len(each)-1])
+					if err := os.Remove(file); err != nil {
+						b.Fatal(err)
+					}
+				}
+			}
+			b.ReportMetric(median(each), "ns/folio")
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
+
+// BenchmarkStart measures how long it takes until everything is attached.
+func BenchmarkStart(b *testing.B) {
+	livetest.NeedRoot(b)
+	var table, all []float64
+	for b.Loop() {
+		for range benchRounds {
+			begin := time.Now()
+			t, err := owner.Load(owner.Options{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			table = append(table, float64(time.Since(begin))/1e6)
+			probe, err := ioprobe.Load(t, ioprobe.Options{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			all = append(all, float64(time.Since(begin))/1e6)
+			if err := probe.Close(); err != nil {
+				b.Fatal(err)
+			}
+			if err := t.Close(); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	b.ReportMetric(median(table), "table-ms")
+	b.ReportMetric(median(all), "all-ms")
+	b.ReportMetric(0, "ns/op")
+}
+
+// fullDisk is a disk over memory that is all there: reads of what was never written cost less.
+func fullDisk(b *testing.B) livetest.Disk {
+	b.Helper()
+	disk := livetest.NewDisk(b, "", 512)
+	livetest.Command(b, "fio", "--name=fill", "--filename="+disk.Dev, "--rw=write", "--bs=1m", "--direct=1", "--output=/dev/null")
+	return disk
+}
