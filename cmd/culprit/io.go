@@ -31,16 +31,34 @@ it: what it submitted, what it dirtied and a kernel thread wrote back later, and
 its part of the file system's journal.
 
 Without INTERVAL there is one report, of everything until Ctrl-C or --duration;
-with it, one each INTERVAL seconds, COUNT times. The lines below the table
-compare each disk's sums with /proc/diskstats.`,
+with it, one each INTERVAL seconds, COUNT times.
+
+How to read it:
+  READ, WRITE   bytes that reached the disk in the interval
+  VIA           the way most written bytes went (read ones, if none were written):
+                wb writeback, dio direct, jnl journal, meta metadata, file, swap
+  P50, P99      latency from the request's making to its completion, of reads (r)
+                or writes (w), whichever were more
+  BLOCKED       time that threads slept for I/O
+  [kernel: …]   what the kernel does for nobody in particular
+  [unattributed: …]  what could not be charged, and why
+  AUDIT         /proc/diskstats over the interval beside culprit's own sums of
+                everybody's I/O, also when filters choose some rows of the table
+
+Filters choose whose I/O is shown, whoever carries it out. Several kinds of
+filter must all accept a process; of one kind, one value must.`,
 		Example: `  culprit io 5                       a report every 5 seconds
   culprit io --duration 1m --by pid  one minute, by process
   culprit io --app postgres --files  the files that postgres reads and writes
   culprit io --hist                  latency distributions at the end
+  culprit io 10 --worst -d nvme0n1   the slowest requests of one disk
   culprit io 1 --format csv > io.csv`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := f.parse(args, snapshot.IOSorts); err != nil {
 				return err
+			}
+			if f.hist && f.format != "table" {
+				return usagef("--hist draws in tables, but the format is %s, which has the quantiles: leave one of them out", f.format)
 			}
 			return f.run(cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
@@ -48,7 +66,7 @@ compare each disk's sums with /proc/diskstats.`,
 	f.register(cmd, snapshot.IOSorts)
 	cmd.Flags().BoolVar(&f.hist, "hist", false, "draw the latency distribution of each of the top applications")
 	cmd.Flags().BoolVar(&f.files, "files", false, "add each application's busiest files")
-	cmd.Flags().BoolVar(&f.worst, "worst", false, "add the slowest requests")
+	cmd.Flags().BoolVar(&f.worst, "worst", false, "add the slowest requests (filters choose among everybody's slowest)")
 	cmd.Flags().BoolVar(&f.tiny, "tiny-tables", false, "make every table in the kernel as small as it can be, to see losses")
 	cmd.Flags().MarkHidden("tiny-tables")
 	return cmd
@@ -78,6 +96,8 @@ func (f *ioFlags) load() (*owner.Table, *ioprobe.Probe, error) {
 }
 
 func (f *ioFlags) run(stdout, stderr io.Writer) (err error) {
+	ctx, stop := interruptible()
+	defer stop()
 	owners, probe, err := f.load()
 	if err != nil {
 		return err
@@ -85,12 +105,7 @@ func (f *ioFlags) run(stdout, stderr io.Writer) (err error) {
 	defer closing(&err, owners.Close)
 	defer closing(&err, probe.Close)
 	write := f.writer(stdout)
-	status := terminal(stderr)
-	var progress io.Writer
-	if status != nil {
-		progress = status
-	}
-	return f.watch(owners, progress, func(bool) error {
+	return f.watch(ctx, owners, stderr, func() error {
 		s, err := probe.Read()
 		if err != nil {
 			return err
@@ -101,7 +116,7 @@ func (f *ioFlags) run(stdout, stderr io.Writer) (err error) {
 
 // shape applies the filters and the grouping.
 func (f *ioFlags) shape(s snapshot.IO) snapshot.IO {
-	if f.filtered() {
+	if f.chooses() {
 		s = s.Filter(f.keeps)
 	}
 	if f.device != "" {

@@ -12,7 +12,9 @@ import (
 	"syscall"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 )
 
@@ -25,7 +27,7 @@ const (
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
-// run is main for tests too: it returns the exit status.
+// run executes one command line and returns the exit status.
 func run(args []string, stdout, stderr io.Writer) int {
 	// A closed pipe is to be an error of Write, so that everything is detached and closed.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
@@ -69,8 +71,13 @@ what this machine allows.`,
 		},
 	}
 	root.PersistentFlags().BoolP("verbose", "v", false, "say more, including the verifier's log when the kernel refuses a program")
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err.Error()} })
-	root.AddCommand(newSummary(), newIO(), newDoctor(), newVersion())
+	root.SetFlagErrorFunc(flagError)
+	root.AddCommand(newSummary(), newDoctor(), newVersion())
+	for _, p := range probes {
+		if p.command != nil {
+			root.AddCommand(p.command())
+		}
+	}
 	return root
 }
 
@@ -97,6 +104,29 @@ func noArgs(cmd *cobra.Command, args []string) error {
 	return usagef("%s takes no arguments, but got %q: see %s --help", cmd.CommandPath(), args[0], cmd.CommandPath())
 }
 
+// flagError says of a flag that could not be parsed what is accepted.
+func flagError(cmd *cobra.Command, err error) error {
+	var unknown *pflag.NotExistError
+	if errors.As(err, &unknown) {
+		// A negative number looks like flags.
+		short := unknown.GetSpecifiedShortnames()
+		if short != "" && strings.Trim(short, "0123456789.") == "" && strings.Contains(cmd.Use, "INTERVAL") {
+			return usagef("INTERVAL and COUNT cannot be negative, but got -%s: give seconds from %s, then how many reports", short, intervalRange)
+		}
+		return usagef("%v: see %s --help", err, cmd.CommandPath())
+	}
+	var invalid *pflag.InvalidValueError
+	if errors.As(err, &invalid) {
+		flag := invalid.GetFlag()
+		want, usage := pflag.UnquoteUsage(flag)
+		if want == "" {
+			want = "true or false"
+		}
+		return usagef("bad --%s %q: give %s: %s", flag.Name, invalid.GetValue(), want, usage)
+	}
+	return usagef("%v: see %s --help", err, cmd.CommandPath())
+}
+
 // explain is an error in one line, with what to do about it where that is known.
 func explain(err error, verbose bool) string {
 	var verifier *ebpf.VerifierError
@@ -105,10 +135,14 @@ func explain(err error, verbose bool) string {
 	}
 	text := strings.ReplaceAll(err.Error(), "\n", "; ")
 	switch {
-	case errors.Is(err, unix.EPERM) && missingCapabilities() != "":
-		return fmt.Sprintf("missing %s: run as root, or give the binary these capabilities (culprit doctor says more)", missingCapabilities())
+	case errors.Is(err, unix.EPERM):
+		return refusal(text)
 	case errors.As(err, &verifier):
 		return text + " (-v prints the verifier's log)"
+	case errors.Is(err, ebpf.ErrNotSupported):
+		if _, missing := btf.LoadKernelSpec(); missing != nil {
+			return noTypes + ": " + noTypesRemedy
+		}
 	}
 	return text
 }

@@ -8,8 +8,6 @@ import (
 	"math"
 	"os"
 	"os/signal"
-	"os/user"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,41 +23,48 @@ import (
 
 // watchFlags are the flags that every report shares.
 type watchFlags struct {
+	filters
 	duration   time.Duration
 	by         string
-	pids       []int
-	apps       []string
-	cgroups    []string
-	users      []string
 	top        int
 	sort       string
-	device     string
 	format     string
 	json       bool
 	timestamps bool
-	proc, sys  string
 
 	interval time.Duration // 0: one report at the end
 	count    int           // 0: until the end
 }
 
+var formats = []string{"table", "json", "csv"}
+
 func (f *watchFlags) register(cmd *cobra.Command, sorts []string) {
 	flags := cmd.Flags()
 	flags.SortFlags = false
-	flags.DurationVar(&f.duration, "duration", f.duration, "end after this time, such as 10s or 5m; 0 is until Ctrl-C")
-	flags.StringVar(&f.by, "by", string(snapshot.ByApp), "group by "+join(snapshot.Bys))
-	flags.IntSliceVarP(&f.pids, "pid", "p", nil, "only what these processes caused")
-	flags.StringSliceVar(&f.apps, "app", nil, "only what these applications caused")
-	flags.StringSliceVar(&f.cgroups, "cgroup", nil, "only what processes in these cgroups, or below, caused")
-	flags.StringSliceVar(&f.users, "user", nil, "only what these users' processes caused (name or uid)")
-	flags.StringVarP(&f.device, "device", "d", "", "only this disk, such as sda or /dev/nvme0n1")
-	flags.IntVarP(&f.top, "top", "n", 20, "rows to print; 0 is all")
-	flags.StringVar(&f.sort, "sort", sorts[0], "sort by "+strings.Join(sorts, ", "))
-	flags.StringVar(&f.format, "format", "table", "table, json (one object a line) or csv")
+	flags.DurationVar(&f.duration, "duration", f.duration, "end after this `TIME`, such as 10s or 5m; 0 is until Ctrl-C")
+	flags.StringVar(&f.by, "by", string(snapshot.ByApp), "group by `FIELD`: "+join(snapshot.Bys))
+	f.filters.register(cmd)
+	flags.IntVarP(&f.top, "top", "n", 20, "print this `NUMBER` of rows; 0 is all")
+	flags.StringVar(&f.sort, "sort", sorts[0], "sort by `COLUMN`: "+strings.Join(sorts, ", "))
+	flags.StringVar(&f.format, "format", formats[0], "print as `FORMAT`: table, json (one object a line) or csv")
 	flags.BoolVar(&f.json, "json", false, "short for --format json")
-	flags.BoolVarP(&f.timestamps, "timestamps", "T", false, "print the time of each report")
-	flags.StringVar(&f.proc, "proc", "/proc", "where the host's procfs is mounted")
-	flags.StringVar(&f.sys, "sys", "/sys", "where the host's sysfs is mounted")
+	flags.BoolVarP(&f.timestamps, "timestamps", "T", false, "precede each table by its time (json and csv have it always)")
+
+	var bys []string
+	for _, by := range snapshot.Bys {
+		bys = append(bys, string(by))
+	}
+	complete(cmd, "by", bys)
+	complete(cmd, "sort", sorts)
+	complete(cmd, "format", formats)
+}
+
+// complete makes shells offer values for a flag.
+func complete(cmd *cobra.Command, flag string, values []string) {
+	offer := cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)
+	if err := cmd.RegisterFlagCompletionFunc(flag, offer); err != nil {
+		panic(err) // no such flag
+	}
 }
 
 func join[T ~string](values []T) string {
@@ -70,15 +75,18 @@ func join[T ~string](values []T) string {
 	return strings.Join(texts, ", ")
 }
 
+// intervalRange is what INTERVAL accepts.
+const intervalRange = "0.1 to 86400"
+
 // parse checks the flags and takes the positional INTERVAL and COUNT.
 func (f *watchFlags) parse(args, sorts []string) error {
 	if len(args) > 2 {
-		return usagef("too many arguments: at most INTERVAL and COUNT are accepted, as in 5 12")
+		return usagef("too many arguments, from %q on: at most INTERVAL and COUNT are accepted, as in 5 12", args[2])
 	}
 	if len(args) > 0 {
 		seconds, err := strconv.ParseFloat(args[0], 64)
 		if err != nil || seconds < 0.1 || seconds > 86400 || math.IsNaN(seconds) {
-			return usagef("bad INTERVAL %q: give seconds from 0.1 to 86400", args[0])
+			return usagef("bad INTERVAL %q: give seconds from %s", args[0], intervalRange)
 		}
 		f.interval = time.Duration(seconds * float64(time.Second))
 	}
@@ -104,69 +112,30 @@ func (f *watchFlags) parse(args, sorts []string) error {
 	if f.json {
 		f.format = "json"
 	}
-	if !slices.Contains([]string{"table", "json", "csv"}, f.format) {
-		return usagef("bad --format %q: give table, json or csv", f.format)
+	if !slices.Contains(formats, f.format) {
+		return usagef("bad --format %q: give one of %s", f.format, strings.Join(formats, ", "))
 	}
-	for _, pid := range f.pids {
-		if _, err := os.Stat(filepath.Join(f.proc, strconv.Itoa(pid))); pid < 1 || err != nil {
-			return usagef("bad --pid %d: no such process is running", pid)
-		}
-	}
-	if f.device != "" {
-		f.device = strings.TrimPrefix(f.device, "/dev/")
-		if _, err := os.Stat(filepath.Join(f.sys, "block", f.device)); err != nil || strings.Contains(f.device, "/") {
-			return usagef("bad --device %q: give a whole disk, one of %s", f.device, disks(f.sys))
-		}
-	}
-	return nil
+	return f.filters.check()
 }
 
-func disks(sys string) string {
-	entries, _ := os.ReadDir(filepath.Join(sys, "block"))
-	var names []string
-	for _, e := range entries {
-		names = append(names, e.Name())
-	}
-	return strings.Join(names, ", ")
-}
+// sameInterrupt is how long after a signal another one is taken for the same: timeout(1), for one, sends it twice.
+const sameInterrupt = 300 * time.Millisecond
 
-// filtered is whether only some owners are asked for.
-func (f *watchFlags) filtered() bool {
-	return len(f.pids)+len(f.apps)+len(f.cgroups)+len(f.users) > 0
-}
-
-// keeps is whether a process is one of those asked for: each kind of filter that
-// is given must accept it.
-func (f *watchFlags) keeps(p snapshot.Process) bool {
-	if len(f.pids) > 0 && !slices.Contains(f.pids, p.PID) || len(f.apps) > 0 && !slices.Contains(f.apps, p.App) {
-		return false
+// interruptible is a context that Ctrl-C ends, and what ends it otherwise. From then on,
+// another Ctrl-C kills as usual, since writing the last report can take for ever.
+func interruptible() (context.Context, context.CancelFunc) {
+	signals := []os.Signal{syscall.SIGINT, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) { // nohup(1)
+		signals = append(signals, syscall.SIGHUP)
 	}
-	if len(f.cgroups) > 0 && !slices.ContainsFunc(f.cgroups, func(c string) bool { return inCgroup(p.Cgroup, c) }) {
-		return false
-	}
-	return len(f.users) == 0 || slices.ContainsFunc(f.users, func(u string) bool { return isUser(p.User, u) })
-}
-
-// inCgroup is whether path is the cgroup or below it; it may be given as seen
-// below /sys/fs/cgroup, too.
-func inCgroup(path, cgroup string) bool {
-	cgroup = "/" + strings.Trim(strings.TrimPrefix(cgroup, "/sys/fs/cgroup"), "/")
-	return path == cgroup || cgroup == "/" && path != "" || strings.HasPrefix(path, cgroup+"/")
-}
-
-func isUser(have, want string) bool {
-	if have == want {
-		return true
-	}
-	u, err := user.LookupId(want)
-	return err == nil && u.Username == have
+	ctx, stop := signal.NotifyContext(context.Background(), signals...)
+	context.AfterFunc(ctx, func() { time.AfterFunc(sameInterrupt, stop) })
+	return ctx, stop
 }
 
 // watch calls report once per interval, and at the end, until the duration is
-// over, COUNT is reached or the user interrupts. It keeps the process table in order meanwhile.
-func (f *watchFlags) watch(table *owner.Table, status io.Writer, report func(last bool) error) error {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	defer stop()
+// over, COUNT is reached or ctx ends. It keeps the process table in order meanwhile.
+func (f *watchFlags) watch(ctx context.Context, table *owner.Table, stderr io.Writer, report func() error) error {
 	var end, next <-chan time.Time
 	if f.duration > 0 {
 		end = time.After(f.duration)
@@ -179,34 +148,43 @@ func (f *watchFlags) watch(table *owner.Table, status io.Writer, report func(las
 	collect := time.NewTicker(time.Second)
 	defer collect.Stop()
 	begin, reports := time.Now(), 0
-	progress := status != nil && f.interval == 0
+	var status *os.File // nil where nobody would see it
+	if f.interval == 0 {
+		status = terminal(stderr)
+	}
+	showStatus(status, 0)
 	for {
 		select {
 		case <-ctx.Done():
-			clearStatus(status, progress)
-			return report(true)
+			clearStatus(status)
+			return report()
 		case <-end:
-			clearStatus(status, progress)
-			return report(true)
+			clearStatus(status)
+			return report()
 		case <-next:
 			reports++
-			last := f.count > 0 && reports == f.count
-			if err := report(last); err != nil || last {
+			// The last interval may end a moment before the duration does.
+			last := reports == f.count || f.duration > 0 && time.Since(begin) >= f.duration
+			if err := report(); err != nil || last {
 				return err
 			}
 		case <-collect.C:
 			if err := table.Collect(); err != nil {
 				return err
 			}
-			if progress {
-				fmt.Fprintf(status, "\rwatching for %s; Ctrl-C ends it with a report ", time.Since(begin).Round(time.Second))
-			}
+			showStatus(status, time.Since(begin))
 		}
 	}
 }
 
-func clearStatus(w io.Writer, shown bool) {
-	if shown {
+func showStatus(w *os.File, since time.Duration) {
+	if w != nil {
+		fmt.Fprintf(w, "\rwatching for %s; Ctrl-C ends it with a report ", since.Round(time.Second))
+	}
+}
+
+func clearStatus(w *os.File) {
+	if w != nil {
 		fmt.Fprint(w, "\r\x1b[K")
 	}
 }
