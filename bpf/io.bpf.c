@@ -45,7 +45,7 @@ struct request_slot {
 	__u32 cmd_flags;
 	__u32 bytes; /* when it started; what is merged later is not in it */
 	__u32 done;  /* bytes completed so far */
-	__u32 zero;
+	__u32 via;   /* of those */
 };
 
 /* Where the slots of a queue's tags are; indexed by request_queue.id, which the kernel keeps small and dense. */
@@ -975,9 +975,10 @@ static __always_inline int complete(struct request *rq, struct request_slot *slo
 				 c.left);
 	if (c.to.owners)
 		row = largest_owner(&c.to);
-	else if (c.flags & SLOT_CHARGED)
+	else if (slot && c.flags & SLOT_CHARGED) {
 		row = c.row;
-	else
+		c.to.via = slot->via;
+	} else
 		row = submitter_row(&c);
 	/*
 	 * A request of a flush sequence completes once with its data, and again with none
@@ -994,6 +995,7 @@ static __always_inline int complete(struct request *rq, struct request_slot *slo
 		}
 	} else if (slot && c.to.owners) {
 		slot->row = row;
+		slot->via = c.to.via;
 		slot->flags |= SLOT_CHARGED;
 	}
 end:

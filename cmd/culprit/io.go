@@ -78,6 +78,9 @@ func (f *ioFlags) load() (*owner.Table, *ioprobe.Probe, error) {
 		return nil, nil, err
 	}
 	tableOptions, options := owner.Options{Proc: f.proc}, ioprobe.Options{Proc: f.proc, Sys: f.sys, Files: f.files, Worst: f.worst}
+	if f.files {
+		tableOptions.Names = 65536 // files have names there, too
+	}
 	if f.tiny {
 		tableOptions.Processes, tableOptions.Names = 36, 4
 		options.Rows, options.Buckets, options.Inodes, options.Folios = 24, 8, 4, 4

@@ -89,7 +89,7 @@ func (t *Table) Worst(s snapshot.IO) error {
 	}
 	var b bytes.Buffer
 	if len(s.Worst) == 0 {
-		b.WriteString("no request completed\n")
+		b.WriteString("no such request among the slowest\n")
 	} else {
 		header(&b, columns)
 	}

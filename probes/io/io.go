@@ -229,6 +229,9 @@ func (p *Probe) start(spec *ebpf.CollectionSpec) (err error) {
 		return err
 	}
 	// What was counted until now is the base that the first Read subtracts.
+	if err := p.nextInterval(); err != nil {
+		return err
+	}
 	p.reading, err = p.read()
 	if err == nil {
 		p.losses, err = p.readLosses()

@@ -43,16 +43,8 @@ const settleTries = 20
 // read takes our counters, the kernel's, and ours again, until ours did not
 // move meanwhile: the two cannot be read in one instant.
 func (p *Probe) read() (*reading, error) {
-	if err := p.findDevices(); err != nil {
-		return nil, err
-	}
-	ended := p.interval
-	p.interval++
-	if err := p.objects.Variables["interval"].Set(p.interval); err != nil {
-		return nil, fmt.Errorf("beginning an interval: %w", err)
-	}
 	for try := 1; ; try++ {
-		r := &reading{interval: ended}
+		r := &reading{interval: p.interval - 1}
 		if err := p.readOurs(r); err != nil {
 			return nil, err
 		}
@@ -184,15 +176,26 @@ func readDiskstats(path string) (map[string]snapshot.IOCounts, error) {
 // Read returns what happened since the last Read, one row per process and
 // device, ungrouped.
 func (p *Probe) Read() (snapshot.IO, error) {
-	was := p.reading
-	now, err := p.read()
-	if err != nil {
+	if err := p.nextInterval(); err != nil {
 		return snapshot.IO{}, err
 	}
-	s := snapshot.IO{Start: was.at, End: now.at, By: snapshot.ByPID}
-	s.Rows = append(p.retired, p.difference(was, now, nil)...)
+	was := p.reading
+	var now *reading
+	var s snapshot.IO
+	for try := 1; ; try++ {
+		var err error
+		if now, err = p.read(); err != nil {
+			return snapshot.IO{}, err
+		}
+		s = snapshot.IO{Start: was.at, End: now.at, By: snapshot.ByPID}
+		s.Rows = append(slices.Clone(p.retired), p.difference(was, now, nil)...)
+		s.Devices = p.audit(was, now, s.Rows)
+		if balanced(s.Devices) || try == balanceTries {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
 	p.retired = nil
-	s.Devices = p.audit(was, now, s.Rows)
 	losses, err := p.readLosses()
 	if err != nil {
 		return snapshot.IO{}, err
@@ -224,6 +227,30 @@ func (p *Probe) Read() (snapshot.IO, error) {
 	}
 	p.reading, p.losses = now, losses
 	return s, nil
+}
+
+// balanceTries is how often counters that do not agree are read: between our program and
+// the kernel's own counting of a completion (blk_account_io_completion()), an
+// interrupt can keep the CPU for a while.
+const balanceTries = 3
+
+// balanced is whether a further reading would not help.
+func balanced(devices []snapshot.IODevice) bool {
+	return !slices.ContainsFunc(devices, func(d snapshot.IODevice) bool {
+		return d.SkewBytes == 0 && (d.ResidualBytes() != 0 || d.ResidualOps() != 0)
+	})
+}
+
+// nextInterval learns new disks and begins an interval, of which the kernel side keeps the maxima.
+func (p *Probe) nextInterval() error {
+	if err := p.findDevices(); err != nil {
+		return err
+	}
+	p.interval++
+	if err := p.objects.Variables["interval"].Set(p.interval); err != nil {
+		return fmt.Errorf("beginning an interval: %w", err)
+	}
+	return nil
 }
 
 // difference is what rows, transactions and sleeps grew by; of the owners in only, or of all
