@@ -522,7 +522,11 @@ static __always_inline int charge_block_device(struct completion *c, struct bio_
 		if (file_system_on(v->bdev) == BTRFS_SUPER_MAGIC)
 			return charge(&c->to, OWNER_KERNEL_BTRFS_METADATA, via, v->bytes);
 	}
-	if (!page_flag(flags, PG_writeback) && !bpf_map_lookup_elem(&dirty_inodes, &inode))
+	/*
+	 * A buffer written by itself is a process's fsync without a journal (sync_dirty_buffer(),
+	 * fs/buffer.c); its page stays dirty, and was perhaps dirtied first by another one.
+	 */
+	if (!page_flag(flags, PG_writeback) && (!(c->flags & SLOT_KTHREAD) || !bpf_map_lookup_elem(&dirty_inodes, &inode)))
 		return charge_submitter(c, v->bio, via, v->bytes);
 	return charge_dirtier(&c->to, v, inode, via);
 }
