@@ -46,7 +46,14 @@ struct request_slot {
 	__u32 bytes; /* when it started; what is merged later is not in it */
 	__u32 done;  /* bytes completed so far */
 	__u32 via;   /* of those */
+	/* The thread whose owner and row these are, at its next request too; 0 for none. */
+	__u64 task, task_start;
+	__u32 journal_writers; /* then */
+	__u32 zero;
 };
+
+/* Counts the threads that began to write a journal: what slots note of threads before that is void. */
+volatile __u32 journal_writers;
 
 /* Where the slots of a queue's tags are; indexed by request_queue.id, which the kernel keeps small and dense. */
 struct queue_slots {
@@ -798,7 +805,7 @@ static __always_inline __u64 written_inode(struct request *rq)
 	if ((rq->cmd_flags & REQ_OP_MASK) != REQ_OP_WRITE)
 		return 0;
 	bio = rq->bio;
-	if (!bio || !bio->bi_iter.bi_size)
+	if (!bio || !bio->bi_iter.bi_size || is_private(bio->bi_io_vec->bv_page))
 		return 0;
 	head = page_head((__u64)bio->bi_io_vec->bv_page);
 	folio = (void *)head;
@@ -808,12 +815,17 @@ static __always_inline __u64 written_inode(struct request *rq)
 	return (__u64)BPF_CORE_READ((struct address_space *)mapping, host);
 }
 
+static __always_inline bool writes_journal(struct task_context *c)
+{
+	return c->commit_tid || c->marks & (TASK_SUPERBLOCK | TASK_FAST_COMMIT);
+}
+
 /* What a thread is submitting: marks for a slot, whose transaction is the thread's commit_tid. */
 static __always_inline __u32 submission_flags(struct task_context *c, struct task_struct *task, __u32 cmd_flags)
 {
 	__u32 op = cmd_flags & REQ_OP_MASK, flags = task->flags & PF_KTHREAD ? SLOT_KTHREAD : 0;
 
-	if (!c->commit_tid && !(c->marks & (TASK_SUPERBLOCK | TASK_FAST_COMMIT)))
+	if (!writes_journal(c))
 		return flags;
 	if (op != REQ_OP_WRITE && op != REQ_OP_FLUSH)
 		return flags;
@@ -830,9 +842,9 @@ SEC("tp_btf/block_io_start")
 int BPF_PROG(request_start, struct request *rq)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	struct task_context *c = task_context(task);
 	struct request_slot *slot = request_slot(rq, true);
 	__u32 device = disk_device(rq->q->disk), flags;
+	struct task_context *c;
 
 	if (!slot) {
 		lose(LOSS_REQUEST_SLOTS_FULL);
@@ -845,8 +857,15 @@ int BPF_PROG(request_start, struct request *rq)
 	slot->cmd_flags = rq->cmd_flags;
 	slot->bytes = rq->__data_len;
 	slot->done = 0;
-	slot->device = device;
 	slot->inode = written_inode(rq);
+	if (slot->task == (__u64)task && slot->task_start == task->start_boottime && slot->device == device &&
+	    slot->journal_writers == journal_writers) {
+		slot->flags = SLOT_LIVE;
+		return 0;
+	}
+	slot->task = 0;
+	slot->device = device;
+	c = task_context(task);
 	if (!c) {
 		slot->owner = OWNER_UNATTRIBUTED_PROCESS_TABLE_FULL;
 		slot->row = io_row_find(slot->owner, device);
@@ -861,6 +880,11 @@ int BPF_PROG(request_start, struct request *rq)
 	slot->row = c->io_row;
 	slot->fs_device = c->commit_device;
 	slot->tid = c->commit_tid;
+	if (c->owner >= OWNER_FIRST && !(task->flags & PF_KTHREAD || writes_journal(c))) {
+		slot->journal_writers = journal_writers;
+		slot->task_start = task->start_boottime;
+		slot->task = (__u64)task;
+	}
 	slot->flags = SLOT_LIVE | submission_flags(c, task, rq->cmd_flags);
 	return 0;
 }
@@ -1001,6 +1025,7 @@ static __always_inline int complete(struct request *rq, struct request_slot *slo
 		slot->row = row;
 		slot->via = c.to.via;
 		slot->flags |= SLOT_CHARGED;
+		slot->task = 0;
 	}
 end:
 	if (slot && last && !sequence)
@@ -1017,16 +1042,15 @@ static __always_inline bool is_plain(struct request *rq, struct request_slot *sl
 	const __u32 special = REQ_OP_MASK - 1 | 1U << bpf_core_enum_value(enum req_flag_bits, __REQ_META) |
 			      1U << bpf_core_enum_value(enum req_flag_bits, __REQ_SWAP);
 	struct bio *bio = rq->bio;
-	struct page_words page = {};
 
-	if (keep_files || keep_worst || !slot || slot->flags != SLOT_LIVE || rq->cmd_flags & special || bytes != rq->__data_len ||
+	if (keep_files || keep_worst || !slot || slot->flags != SLOT_LIVE || rq->cmd_flags & special || !bytes || bytes != rq->__data_len ||
 	    rq_in_flush_sequence(rq->rq_flags))
 		return false;
 	if (!bio || bio->bi_next || bio->bi_iter.bi_idx)
 		return false;
-	if (rq->cmd_flags & 1 && is_unwritten((__u64)bio->bi_private))
+	if (rq->cmd_flags & 1 && bio->bi_bdev->bd_holder && is_unwritten((__u64)bio->bi_private))
 		return false;
-	return page_words(bio->bi_io_vec->bv_page, &page) && is_private(&page);
+	return is_private(bio->bi_io_vec->bv_page);
 }
 
 SEC("tp_btf/block_rq_complete")
@@ -1199,6 +1223,7 @@ int BPF_PROG(start_commit, journal_t *journal, transaction_t *transaction)
 
 	if (!c)
 		return 0;
+	__sync_fetch_and_add(&journal_writers, 1);
 	c->commit_device = journal->j_fs_dev->bd_dev;
 	c->commit_tid = transaction->t_tid;
 	return 0;
@@ -1249,8 +1274,10 @@ int BPF_PROG(write_superblock)
 {
 	struct task_context *c = task_context(bpf_get_current_task_btf());
 
-	if (c)
-		c->marks |= TASK_SUPERBLOCK;
+	if (!c)
+		return 0;
+	__sync_fetch_and_add(&journal_writers, 1);
+	c->marks |= TASK_SUPERBLOCK;
 	return 0;
 }
 
@@ -1259,8 +1286,10 @@ int BPF_PROG(fast_commit_start)
 {
 	struct task_context *c = task_context(bpf_get_current_task_btf());
 
-	if (c)
-		c->marks |= TASK_FAST_COMMIT;
+	if (!c)
+		return 0;
+	__sync_fetch_and_add(&journal_writers, 1);
+	c->marks |= TASK_FAST_COMMIT;
 	return 0;
 }
 

@@ -92,18 +92,25 @@ struct folio___v617 {
 	unsigned long flags;
 };
 
+typedef struct {
+	unsigned long f;
+} memdesc_flags_t;
+
 struct page {
+	memdesc_flags_t flags;
 	unsigned long compound_head;
+	struct address_space *mapping;
+};
+
+/* Before 6.18. */
+struct page___v617 {
+	unsigned long flags;
 };
 
 /* 7.1 and later: a mask instead of a pointer where struct page is a power of two. */
 struct page___v71 {
 	unsigned long compound_info;
 };
-
-typedef struct {
-	unsigned long f;
-} memdesc_flags_t;
 
 struct folio {
 	memdesc_flags_t flags;

@@ -40,6 +40,9 @@ struct dirty_inode {
 	__u8 unsure;  /* a folio's entry could not be kept in this cycle */
 	__u8 doubt;   /* the sweep found it clean; the next one removes it */
 	__u8 kind;    /* enum inode_kind */
+	/* The thread that last dirtied it, and is known to be that owner's; 0 for none. */
+	__u32 task_owner;
+	__u64 task, task_start;
 };
 
 struct dirty_folio {
@@ -158,17 +161,27 @@ static __always_inline bool is_loop_worker(struct task_struct *task)
 static __always_inline void dirty(struct folio *folio, struct inode *inode)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	struct task_context *c = task_context(task);
 	__u64 key = (__u64)inode;
-	struct dirty_inode *e;
+	struct dirty_inode *e = bpf_map_lookup_elem(&dirty_inodes, &key);
+	bool plain = e && !e->shared && !e->doubt && dirty_inode_is(e, inode);
+	struct task_context *c;
 	__u32 owner;
 
+	if (plain && e->task == (__u64)task && e->task_start == task->start_boottime && e->task_owner == e->owner)
+		return;
+	c = task_context(task);
 	if (!c)
 		return;
 	owner = is_loop_worker(task) ? OWNER_KERNEL_LOOP : c->owner;
-	e = bpf_map_lookup_elem(&dirty_inodes, &key);
-	if (e && e->owner == owner && !e->shared && !e->doubt && dirty_inode_is(e, inode))
+	if (plain && e->owner == owner) {
+		/* Not of a thread of the kernel, which works for one and then for another. */
+		if (owner >= OWNER_FIRST && !(task->flags & PF_KTHREAD)) {
+			e->task_owner = owner;
+			e->task_start = task->start_boottime;
+			e->task = (__u64)task;
+		}
 		return;
+	}
 	dirty_inode_changed(inode, folio, owner, task->flags & PF_KTHREAD);
 }
 

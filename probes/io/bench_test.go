@@ -80,6 +80,7 @@ func BenchmarkThroughput(b *testing.B) {
 				}
 			}
 			for tool, iops := range reached {
+				b.Logf("%-10s %.0f", tool, iops)
 				b.ReportMetric(median(iops), tool+"-iops")
 			}
 			b.ReportMetric(median(reached[culprit.name])/median(reached[biolatency.name]), "culprit/biolatency")

@@ -297,6 +297,7 @@ const (
 	bpfVarIoOpType                   = "io_op_type"
 	bpfVarIoRowPool                  = "io_row_pool"
 	bpfVarIoViaType                  = "io_via_type"
+	bpfVarJournalWriters             = "journal_writers"
 	bpfVarKeepFiles                  = "keep_files"
 	bpfVarKeepWorst                  = "keep_worst"
 	bpfVarLossType                   = "loss_type"
@@ -422,6 +423,7 @@ type bpfVariableSpecs struct {
 	IoOpType                   *ebpf.VariableSpec `ebpf:"io_op_type"`
 	IoRowPool                  *ebpf.VariableSpec `ebpf:"io_row_pool"`
 	IoViaType                  *ebpf.VariableSpec `ebpf:"io_via_type"`
+	JournalWriters             *ebpf.VariableSpec `ebpf:"journal_writers"`
 	KeepFiles                  *ebpf.VariableSpec `ebpf:"keep_files"`
 	KeepWorst                  *ebpf.VariableSpec `ebpf:"keep_worst"`
 	LossType                   *ebpf.VariableSpec `ebpf:"loss_type"`
@@ -522,6 +524,7 @@ type bpfVariables struct {
 	IoOpType                   *ebpf.Variable `ebpf:"io_op_type"`
 	IoRowPool                  *ebpf.Variable `ebpf:"io_row_pool"`
 	IoViaType                  *ebpf.Variable `ebpf:"io_via_type"`
+	JournalWriters             *ebpf.Variable `ebpf:"journal_writers"`
 	KeepFiles                  *ebpf.Variable `ebpf:"keep_files"`
 	KeepWorst                  *ebpf.Variable `ebpf:"keep_worst"`
 	LossType                   *ebpf.Variable `ebpf:"loss_type"`
