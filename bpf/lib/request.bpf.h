@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: Dual MIT/GPL */
+/*
+ * Requests in flight: who submitted each one, in a slot that its hardware queue
+ * and tag lead to without a hash; and the submitters of bios that have no slot of their
+ * own, because they were merged or go to a device without requests.
+ */
+#pragma once
+#include "io.bpf.h"
+
+#define QUEUES 1024
+#define REQUEST_SLOTS 65536
+#define MERGED_BIOS 16384
+
+#define SLOT_LIVE 1U       /* between block_io_start and the last completion */
+#define SLOT_JOURNAL 2U    /* part of the commit of (fs_device, tid) */
+#define SLOT_FAST 4U       /* part of a fast commit, which is its submitter's */
+#define SLOT_SUPERBLOCK 8U /* the journal's superblock */
+#define SLOT_PARTIAL 16U   /* completed in part: what is left may be somebody else's bio */
+#define SLOT_CHARGED 32U   /* row is that of the owner of most bytes */
+#define SLOT_KTHREAD 64U   /* a thread of the kernel submitted it */
+
+struct request_slot {
+	__u64 request; /* struct request * */
+	__u64 inode;   /* whose pages are written back, 0 for other requests */
+	__u32 owner;
+	__u32 row;
+	__u32 device;
+	__u32 flags;
+	__u32 fs_device, tid;
+	__u32 cmd_flags;
+	__u32 bytes; /* when it started; what is merged later is not in it */
+	__u32 done;  /* bytes completed so far */
+	__u32 via;   /* of those */
+	/* The thread whose owner and row these are, at its next request too; 0 for none. */
+	__u64 task, task_start;
+	__u32 journal_writers; /* then */
+	__u32 zero;
+};
+
+/* Counts the threads that began to write a journal: what slots note of threads before that is void. */
+volatile __u32 journal_writers;
+
+/* Where the slots of a queue's tags are; indexed by request_queue.id, which the kernel keeps small and dense. */
+struct queue_slots {
+	__u64 queue; /* ids and addresses come back: another queue gets other slots */
+	__u32 first;
+	__u32 tags; /* per hardware queue */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, QUEUES);
+	__type(key, __u32);
+	__type(value, struct queue_slots);
+} queues SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, REQUEST_SLOTS);
+	__type(key, __u32);
+	__type(value, struct request_slot);
+} request_slots SEC(".maps");
+
+volatile struct pool request_slot_pool = { .next = 1, .size = REQUEST_SLOTS };
+
+/*
+ * The submitter of a bio that was merged into another one's request, or that
+ * went to a device without requests.
+ */
+struct bio_owner {
+	__u64 start; /* ns; 0 for a merged bio, whose request has it */
+	__u32 owner;
+	__u32 flags; /* SLOT_…; these and the transaction only where there are no requests */
+	__u32 fs_device, tid;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MERGED_BIOS);
+	__type(key, __u64); /* struct bio * */
+	__type(value, struct bio_owner);
+} bio_owners SEC(".maps");
+
+/* Set for good once a merged bio's owner could not be kept: those without one may be its. */
+volatile __u32 bio_owners_overflowed;
+
+static __always_inline __u32 disk_device(struct gendisk *disk)
+{
+	return disk->major << 20 | disk->first_minor;
+}
+
+checked_once int queue_place(struct queue_slots *q, __u64 queue, __u32 tags, __u32 hardware_queues)
+{
+	__u32 first;
+
+	if (!q)
+		return 0;
+	first = __sync_fetch_and_add(&request_slot_pool.next, tags * hardware_queues);
+	if (first + tags * hardware_queues > request_slot_pool.size) {
+		tags = 0; /* this queue's submitters cannot be kept */
+		first = 0;
+	}
+	q->first = first;
+	q->tags = tags;
+	q->queue = queue;
+	return 0;
+}
+
+/*
+ * The slot of a request. With an I/O scheduler, the scheduler's tag stays with
+ * the request all its life, and the driver's comes and goes.
+ */
+static __always_inline struct request_slot *request_slot(struct request *rq, bool make)
+{
+	int tag = rq->internal_tag >= 0 ? rq->internal_tag : rq->tag;
+	struct request_queue *queue = rq->q;
+	struct blk_mq_hw_ctx *hctx = rq->mq_hctx;
+	__u32 id = queue->id, at;
+	struct queue_slots *q = bpf_map_lookup_elem(&queues, &id);
+
+	if (!q || tag < 0)
+		return NULL;
+	if (q->queue != (__u64)queue || (q->tags && (__u32)tag >= q->tags)) {
+		__u32 tags;
+
+		if (!make)
+			return NULL;
+		tags = hctx->tags->nr_tags;
+		if (rq->internal_tag >= 0 && hctx->sched_tags->nr_tags > tags)
+			tags = hctx->sched_tags->nr_tags;
+		queue_place(q, as_number(queue), tags, queue->nr_hw_queues);
+	}
+	if ((__u32)tag >= q->tags)
+		return NULL;
+	at = q->first + hctx->queue_num * q->tags + tag;
+	return bpf_map_lookup_elem(&request_slots, &at);
+}
+
+/* Whether the pages of a bio tell its owner, so that its submitter need not be kept. */
+static __always_inline bool is_writeback(__u32 opf, __u64 page)
+{
+	if ((opf & REQ_OP_MASK) != REQ_OP_WRITE || !page)
+		return false;
+	return page_flag(folio_flags(page_head(page)), PG_writeback);
+}
+
+checked_once int bio_keep_owner(__u64 bio, struct bio_owner *own)
+{
+	if (own && bpf_map_update_elem(&bio_owners, &bio, own, BPF_ANY)) {
+		bio_owners_overflowed = 1;
+		lose(LOSS_MERGED_BIOS_FULL);
+	}
+	return 0;
+}
