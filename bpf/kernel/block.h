@@ -40,6 +40,7 @@ struct bio {
 	struct bio *bi_next;
 	struct block_device *bi_bdev;
 	__u32 bi_opf;
+	unsigned short bi_flags;
 	struct bvec_iter bi_iter;
 	void *bi_private;
 	struct bio_vec *bi_io_vec;
@@ -84,6 +85,8 @@ struct request {
 enum req_flag_bits {
 	__REQ_META = 0, /* all relocated */
 	__REQ_IDLE = 0,
+	__REQ_FUA = 0,
+	__REQ_PREFLUSH = 0,
 	__REQ_SWAP = 0,
 };
 

@@ -210,7 +210,7 @@ static __always_inline int charge_shared(struct pieces *to, struct bio_view *v, 
 }
 
 /* Charges pages to whoever dirtied them. */
-checked_once int charge_dirtier(struct pieces *to, struct bio_view *v, __u64 inode, __u32 via)
+static __always_inline int charge_dirtier(struct pieces *to, struct bio_view *v, __u64 inode, __u32 via)
 {
 	struct dirty_inode *e = bpf_map_lookup_elem(&dirty_inodes, &inode);
 	__u32 row;
@@ -267,18 +267,21 @@ static __always_inline __u32 metadata_owner(__u64 bdev)
  *
  * A checkpoint write carries the buffer, whose journal head names the
  * transaction (fs/jbd2/checkpoint.c); it stays linked until the write has ended.
+ *
+ * Returns false if it belongs to whoever dirtied it, with the way to charge it.
  */
-static __always_inline int charge_block_device(struct completion *c, struct bio_view *v, __u64 head, __u64 flags, __u64 inode)
+static __always_inline bool charge_block_device(struct completion *c, struct bio_view *v, __u64 head, __u64 flags, __u64 inode,
+					       __u32 *dirtier_via)
 {
 	struct block_device *bdev;
 	struct buffer_head *bh;
 	__u32 via = VIA_WRITE_WRITEBACK;
 	__u64 state = 0, page = 0;
 
-	if (!c || !v)
-		return 0;
-	if (!page_flag(flags, PG_writeback) && (c->flags & (SLOT_JOURNAL | SLOT_FAST | SLOT_SUPERBLOCK)))
-		return charge_submitter(c, v->bio, VIA_WRITE_METADATA, v->bytes);
+	if (!page_flag(flags, PG_writeback) && (c->flags & (SLOT_JOURNAL | SLOT_FAST | SLOT_SUPERBLOCK))) {
+		charge_submitter(c, v->bio, VIA_WRITE_METADATA, v->bytes);
+		return true;
+	}
 	bh = (void *)v->private;
 	bdev = (void *)v->bdev;
 	bpf_core_read(&page, sizeof(page), &bh->b_page);
@@ -289,25 +292,34 @@ static __always_inline int charge_block_device(struct completion *c, struct bio_
 			transaction_t *t = BPF_CORE_READ(jh, b_cp_transaction);
 			__u32 device = BPF_CORE_READ(t, t_journal, j_fs_dev, bd_dev);
 
-			if (t)
-				return charge_transaction(c, device, BPF_CORE_READ(t, t_tid), VIA_WRITE_METADATA, v->bytes);
+			if (t) {
+				charge_transaction(c, device, BPF_CORE_READ(t, t_tid), VIA_WRITE_METADATA, v->bytes);
+				return true;
+			}
 		}
 	}
 	if (BPF_CORE_READ(bdev, bd_holder)) {
 		via = VIA_WRITE_METADATA;
 		/* ext4 keeps its first superblock in the first 4 KiB. */
-		if (v->sector - BPF_CORE_READ(bdev, bd_start_sect) < 8)
-			return charge(&c->to, OWNER_KERNEL_SUPERBLOCK, via, v->bytes);
-		if (file_system_on(v->bdev) == BTRFS_SUPER_MAGIC)
-			return charge(&c->to, OWNER_KERNEL_BTRFS_METADATA, via, v->bytes);
+		if (v->sector - BPF_CORE_READ(bdev, bd_start_sect) < 8) {
+			charge(&c->to, OWNER_KERNEL_SUPERBLOCK, via, v->bytes);
+			return true;
+		}
+		if (file_system_on(v->bdev) == BTRFS_SUPER_MAGIC) {
+			charge(&c->to, OWNER_KERNEL_BTRFS_METADATA, via, v->bytes);
+			return true;
+		}
 	}
 	/*
 	 * A buffer written by itself is a process's fsync without a journal (sync_dirty_buffer(),
 	 * fs/buffer.c); its page stays dirty, and was perhaps dirtied first by another one.
 	 */
-	if (!page_flag(flags, PG_writeback) && (!(c->flags & SLOT_KTHREAD) || !bpf_map_lookup_elem(&dirty_inodes, &inode)))
-		return charge_submitter(c, v->bio, via, v->bytes);
-	return charge_dirtier(&c->to, v, inode, via);
+	if (!page_flag(flags, PG_writeback) && (!(c->flags & SLOT_KTHREAD) || !bpf_map_lookup_elem(&dirty_inodes, &inode))) {
+		charge_submitter(c, v->bio, via, v->bytes);
+		return true;
+	}
+	*dirtier_via = via;
+	return false;
 }
 
 static __always_inline __u32 last_row(struct pieces *to)
@@ -379,7 +391,7 @@ checked_once int charge_bio(struct completion *c, struct bio_view *v)
 	__u64 head = 0, flags = 0, mapping = 0, inode;
 	struct dirty_inode *e = NULL;
 	struct block_device *bdev;
-	__u32 kind;
+	__u32 kind, via = VIA_WRITE_WRITEBACK;
 
 	if (!c || !v)
 		return 0;
@@ -426,10 +438,13 @@ checked_once int charge_bio(struct completion *c, struct bio_view *v)
 	}
 	if (kind == INODE_BTRFS_TREES)
 		return charge(&c->to, OWNER_KERNEL_BTRFS_METADATA, VIA_WRITE_METADATA, v->bytes);
-	if (kind == INODE_BLOCK_DEVICE)
-		return charge_block_device(c, v, head, flags, inode);
+	if (kind == INODE_BLOCK_DEVICE) {
+		if (charge_block_device(c, v, head, flags, inode, &via))
+			return 0;
+		goto dirtier;
+	}
 	if (page_flag(flags, PG_writeback))
-		return charge_dirtier(&c->to, v, inode, VIA_WRITE_WRITEBACK);
+		goto dirtier;
 	/* The buffer of a direct write is itself a page of another file. */
 	return charge_direct(c, v);
 
@@ -447,9 +462,12 @@ no_file:
 	if (c->op == IO_WRITE && c->flags & SLOT_KTHREAD) {
 		inode = btrfs_bio_inode(v->bio);
 		if (inode)
-			return charge_dirtier(&c->to, v, inode, VIA_WRITE_WRITEBACK);
+			goto dirtier;
 	}
 	return charge_direct(c, v);
+
+dirtier:
+	return charge_dirtier(&c->to, v, inode, via);
 }
 
 /* The bios of a request that has several. */

@@ -147,9 +147,13 @@ static __always_inline bool is_private(struct page *page)
 	/* Of a tail page, the head would have to be read. */
 	if (compound & 1)
 		return false;
+	if (!page->mapping)
+		return true;
+	if (!(low_bits(page->mapping) & MAPPING_FLAGS))
+		return false;
 	if (bpf_core_field_exists(p617->flags))
 		flags = p617->flags;
 	else
 		flags = page->flags.f;
-	return !page->mapping || (low_bits(page->mapping) & MAPPING_FLAGS && !page_flag(flags, PG_swapcache));
+	return !page_flag(flags, PG_swapcache);
 }

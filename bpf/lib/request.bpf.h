@@ -33,6 +33,7 @@ struct request_slot {
 	__u32 via;   /* of those */
 	/* The thread whose owner and row these are, at its next request too; 0 for none. */
 	__u64 task, task_start;
+	__u64 disk;            /* struct gendisk *, then */
 	__u32 journal_writers; /* then */
 	__u32 zero;
 };

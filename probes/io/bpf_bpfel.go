@@ -290,6 +290,7 @@ const (
 	bpfProgWritepagesResult          = "writepages_result"
 	bpfVarBalanceDirtyPagesArguments = "balance_dirty_pages_arguments"
 	bpfVarBioOwnersOverflowed        = "bio_owners_overflowed"
+	bpfVarBioPagePinned              = "bio_page_pinned"
 	bpfVarDirtyInodesOverflowed      = "dirty_inodes_overflowed"
 	bpfVarHistChunkPool              = "hist_chunk_pool"
 	bpfVarHistRuleType               = "hist_rule_type"
@@ -416,6 +417,7 @@ type bpfMapSpecs struct {
 type bpfVariableSpecs struct {
 	BalanceDirtyPagesArguments *ebpf.VariableSpec `ebpf:"balance_dirty_pages_arguments"`
 	BioOwnersOverflowed        *ebpf.VariableSpec `ebpf:"bio_owners_overflowed"`
+	BioPagePinned              *ebpf.VariableSpec `ebpf:"bio_page_pinned"`
 	DirtyInodesOverflowed      *ebpf.VariableSpec `ebpf:"dirty_inodes_overflowed"`
 	HistChunkPool              *ebpf.VariableSpec `ebpf:"hist_chunk_pool"`
 	HistRuleType               *ebpf.VariableSpec `ebpf:"hist_rule_type"`
@@ -517,6 +519,7 @@ func (m *bpfMaps) Close() error {
 type bpfVariables struct {
 	BalanceDirtyPagesArguments *ebpf.Variable `ebpf:"balance_dirty_pages_arguments"`
 	BioOwnersOverflowed        *ebpf.Variable `ebpf:"bio_owners_overflowed"`
+	BioPagePinned              *ebpf.Variable `ebpf:"bio_page_pinned"`
 	DirtyInodesOverflowed      *ebpf.Variable `ebpf:"dirty_inodes_overflowed"`
 	HistChunkPool              *ebpf.Variable `ebpf:"hist_chunk_pool"`
 	HistRuleType               *ebpf.Variable `ebpf:"hist_rule_type"`

@@ -139,11 +139,16 @@ func configure(spec *ebpf.CollectionSpec, o Options) error {
 	if err != nil {
 		return err
 	}
+	bits := nameless(kernel, map[string]uint32{
+		"___GFP_LAST_BIT": 27, // __GFP_BITS_SHIFT before 6.10
+		"BIO_PAGE_PINNED": 32, // none before 6.4
+	})
 	for name, value := range map[string]any{
 		"keep_files":                    o.Files,
 		"keep_worst":                    o.Worst,
 		"page_shift":                    pageShift(),
-		"xa_mark_shift":                 xaMarkShift(kernel),
+		"xa_mark_shift":                 bits["___GFP_LAST_BIT"],
+		"bio_page_pinned":               bits["BIO_PAGE_PINNED"],
 		"balance_dirty_pages_arguments": uint32(len(throttle.Params) - 1), // the first one is the tracepoint's own
 		"io_row_pool":                   bpfPool{Next: 1, Size: spec.Maps[bpfMapIoRows].MaxEntries},
 		"hist_chunk_pool":               bpfPool{Next: 1, Size: spec.Maps[bpfMapHistChunks].MaxEntries},
@@ -181,19 +186,19 @@ func tracepoint(kernel *btf.Spec, name string) (*btf.FuncProto, error) {
 	return nil, fmt.Errorf("tracepoint %s of this kernel has no prototype", name)
 }
 
-// xaMarkShift is __GFP_BITS_SHIFT: the flags of an allocation and the marks of an
-// xarray share a word (lib/xarray.c). It became an enumerator in 6.10.
-func xaMarkShift(kernel *btf.Spec) uint32 {
+// nameless finds values of enumerators whose enum has no name, so that BPF code
+// cannot ask for them; what this kernel does not have keeps its value.
+func nameless(kernel *btf.Spec, values map[string]uint32) map[string]uint32 {
 	for t := range kernel.All() {
-		if t, ok := t.(*btf.Enum); ok {
+		if t, ok := t.(*btf.Enum); ok && t.Name == "" {
 			for _, v := range t.Values {
-				if v.Name == "___GFP_LAST_BIT" {
-					return uint32(v.Value)
+				if _, ok := values[v.Name]; ok {
+					values[v.Name] = uint32(v.Value)
 				}
 			}
 		}
 	}
-	return 27
+	return values
 }
 
 func pageShift() uint32 {
