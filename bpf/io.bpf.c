@@ -29,6 +29,8 @@ static __always_inline int bio_merged(struct bio *bio)
 	if (is_writeback(bio->bi_opf, (__u64)bio->bi_io_vec->bv_page))
 		return 0;
 	c = task_context(bpf_get_current_task_btf());
+	if (c)
+		c->marks &= ~TASK_SUPERBLOCK;
 	/* The blocks of a commit are merged among themselves, and theirs is the request's owner. */
 	if (!c || c->commit_tid)
 		return 0;
@@ -76,12 +78,16 @@ int BPF_PROG(request_merge, struct request *rq)
 {
 	struct request_slot *slot = request_slot(rq, false);
 	struct rq_merge m = { .bio = as_number(rq->bio) };
+	__u32 flags;
 
 	if (!slot || !(slot->flags & SLOT_LIVE))
 		return 0;
 	m.owner = slot->owner;
+	flags = slot->flags;
 	slot->flags = 0;
-	bpf_loop(1024, keep_next_bio, &m, 0);
+	/* A commit's are merged among themselves, and theirs is the request's owner. */
+	if (!(flags & (SLOT_JOURNAL | SLOT_FAST | SLOT_SUPERBLOCK)))
+		bpf_loop(MOST_PIECES, keep_next_bio, &m, 0);
 	return 0;
 }
 
@@ -173,13 +179,15 @@ int BPF_PROG(request_start, struct request *rq)
 	struct gendisk *disk = rq->q->disk;
 	__u32 flags;
 
+	if (!disk)
+		return 0; /* a queue of commands alone, such as NVMe's for its administration */
 	if (!slot) {
 		lose(LOSS_REQUEST_SLOTS_FULL);
 		return 0;
 	}
 	flags = slot->flags;
 	if (flags & SLOT_LIVE && __sync_val_compare_and_swap(&slot->flags, flags, 0) == flags)
-		charge_unseen(slot);
+		charge_unseen(slot, flags);
 	slot->request = (__u64)rq;
 	slot->cmd_flags = rq->cmd_flags;
 	slot->bytes = rq->__data_len;
@@ -302,6 +310,7 @@ static __noinline int complete(struct request *rq, struct request_slot *slot, __
 				slot->flags |= SLOT_PARTIAL;
 		}
 	}
+	c.alone = true;
 	if (c.left)
 		charge_submitter(&c, 0, c.op == IO_READ ? VIA_READ_DIRECT : c.op == IO_DISCARD ? VIA_DISCARD : VIA_WRITE_DIRECT,
 				 c.left);
@@ -802,7 +811,7 @@ static long settle_slot(void *map, const __u32 *key, struct request_slot *slot, 
 	/* A request whose references are gone is free (blk_mq_free_request(), block/blk-mq.c). */
 	if (flags & SLOT_LIVE && !BPF_CORE_READ(rq, ref.counter) &&
 	    __sync_val_compare_and_swap(&slot->flags, flags, 0) == flags)
-		charge_unseen(slot);
+		charge_unseen(slot, flags);
 	return 0;
 }
 
@@ -833,6 +842,11 @@ static long sweep_slot(void *map, const __u32 *key, struct request_slot *slot, s
 static long sweep_bio(void *map, const __u64 *key, struct bio_owner *b, struct sweep *s)
 {
 	seen(b->owner, s->number);
+	/* Left behind by a completion that was not seen. No request takes this long. */
+	if (!b->sweep)
+		b->sweep = s->number;
+	else if (s->number - b->sweep > BIO_SWEEPS)
+		bpf_map_delete_elem(&bio_owners, key);
 	return 0;
 }
 
@@ -848,6 +862,8 @@ int sweep_io(struct sweep *ctx)
 	bpf_for_each_map_elem(&transactions, sweep_transaction, &s, 0);
 	bpf_for_each_map_elem(&bio_owners, sweep_bio, &s, 0);
 	bpf_for_each_map_elem(&request_slots, sweep_slot, &s, 0);
+	if (bio_owners_overflowed)
+		bio_owners_overflowed--;
 	return 0;
 }
 

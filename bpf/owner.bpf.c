@@ -2,7 +2,7 @@
 /*
  * Keeps the process table true: exec, rename, cgroup moves and exits of
  * processes that have a slot. A process without one is described when it gets
- * one (lib/owner.bpf.h), so the many that never cause an event cost one storage lookup here.
+ * one (lib/owner.bpf.h), so the many that never cause an event cost one hash lookup here.
  *
  * Can lose: names, counted as name_table_full.
  */
@@ -11,17 +11,13 @@
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
+/* By the process and not by the thread: the one that executes, or exits last, need not be one that caused an event. */
 static __always_inline struct process *process_of(struct task_struct *task)
 {
-	struct task_context *c = bpf_task_storage_get(&tasks, task, 0, 0);
-	__u32 owner;
+	struct process_key key = { .start_boottime = task->group_leader->start_boottime, .pid = task->tgid };
+	__u32 *owner = bpf_map_lookup_elem(&process_owners, &key);
 
-	if (!c)
-		return NULL;
-	owner = c->owner;
-	if (owner < OWNER_FIRST)
-		return NULL;
-	return bpf_map_lookup_elem(&processes, &owner);
+	return owner ? bpf_map_lookup_elem(&processes, owner) : NULL;
 }
 
 SEC("tp_btf/sched_process_exec")

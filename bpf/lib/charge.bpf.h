@@ -214,6 +214,7 @@ static __always_inline int charge_dirtier(struct pieces *to, struct bio_view *v,
 {
 	struct dirty_inode *e = bpf_map_lookup_elem(&dirty_inodes, &inode);
 	__u32 row;
+	__u64 at;
 
 	if (!to || !v)
 		return 0;
@@ -222,11 +223,11 @@ static __always_inline int charge_dirtier(struct pieces *to, struct bio_view *v,
 			      via, v->bytes);
 	if (e->shared)
 		return charge_shared(to, v, inode, via);
-	row = e->row;
-	if (e->row_device != to->device || !row) {
+	at = e->row_at;
+	row = at;
+	if (at >> 32 != to->device || !row) {
 		row = io_row_find(e->owner, to->device);
-		e->row = row;
-		e->row_device = to->device;
+		e->row_at = (__u64)to->device << 32 | row;
 	}
 	if (keep_files)
 		io_file_add(row, inode, true, v->bytes);
@@ -523,6 +524,7 @@ checked_once __u32 submitter_row(struct completion *c)
 	if (!c)
 		return 0;
 	c->to.owners = 0;
+	c->alone = true;
 	charge_submitter(c, 0, VIA_FLUSH, 0);
 	return c->to.piece[0].row;
 }
@@ -546,21 +548,25 @@ static __always_inline enum io_op op_of(__u32 cmd_flags)
  * PID 1 is current, interrupts included. But a request that was started and whose tag is
  * free again has completed: it is charged then, as what it was when it started.
  */
-checked_once int charge_unseen(struct request_slot *slot)
+checked_once int charge_unseen(struct request_slot *slot, __u32 flags)
 {
 	struct completion c = { .alone = true };
 	struct dirty_inode *e;
 	struct io_row *row;
-	__u32 bytes, at;
+	__u32 bytes, at, op;
 	__u64 inode;
 
 	if (!slot)
+		return 0;
+	/* As at a completion that is seen, passthrough does not count. */
+	op = slot->cmd_flags & REQ_OP_MASK;
+	if (op == REQ_OP_DRV_IN || op == REQ_OP_DRV_OUT)
 		return 0;
 	inode = slot->inode;
 	bytes = slot->bytes > slot->done ? slot->bytes - slot->done : 0;
 	c.op = op_of(slot->cmd_flags);
 	c.row = slot->row;
-	c.flags = slot->flags;
+	c.flags = flags;
 	c.fs_device = slot->fs_device;
 	c.tid = slot->tid;
 	c.to.device = slot->device;

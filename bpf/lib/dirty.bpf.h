@@ -33,8 +33,7 @@ struct dirty_inode {
 	__u64 ino;
 	__u32 generation;
 	__u32 owner;  /* who dirtied it first since it was last clean */
-	__u32 row;    /* where that owner's I/O on row_device is counted; a hint */
-	__u32 row_device;
+	__u64 row_at; /* device << 32 | the owner's row there, in one word because CPUs share it; a hint */
 	__u32 cycle;  /* counts how often it was found clean again: older folios' entries are void */
 	__u8 shared;  /* a second owner came: folios have entries */
 	__u8 unsure;  /* a folio's entry could not be kept in this cycle */
@@ -205,6 +204,7 @@ static __always_inline void dirty_inode_note(struct inode *inode, __u32 owner)
 	}
 	if (e && BPF_CORE_READ(inode, i_mapping, i_pages.xa_flags) & XA_DIRTY_OR_WRITEBACK)
 		return;
+	fresh.cycle = e ? e->cycle + 1 : 0;
 	if (bpf_map_update_elem(&dirty_inodes, &key, &fresh, BPF_ANY))
 		lose(LOSS_DIRTY_INODES_FULL);
 }

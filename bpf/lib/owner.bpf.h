@@ -414,5 +414,6 @@ static __always_inline struct task_context *task_context(struct task_struct *tas
 		return NULL;
 	}
 	c->owner = process_owner(as_number(task));
+	c->io_row = 0; /* was perhaps that of those without a place */
 	return c;
 }

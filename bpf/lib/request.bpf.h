@@ -45,7 +45,9 @@ volatile __u32 journal_writers;
 struct queue_slots {
 	__u64 queue; /* ids and addresses come back: another queue gets other slots */
 	__u32 first;
-	__u32 tags; /* per hardware queue */
+	__u32 tags; /* per hardware queue; 0: its submitters cannot be kept */
+	__u32 hardware_queues;
+	__u32 placing; /* a CPU gives it its place */
 };
 
 struct {
@@ -73,6 +75,8 @@ struct bio_owner {
 	__u32 owner;
 	__u32 flags; /* SLOT_…; these and the transaction only where there are no requests */
 	__u32 fs_device, tid;
+	__u32 sweep; /* the first one that found it */
+	__u32 zero;
 };
 
 struct {
@@ -82,7 +86,9 @@ struct {
 	__type(value, struct bio_owner);
 } bio_owners SEC(".maps");
 
-/* Set for good once a merged bio's owner could not be kept: those without one may be its. */
+#define BIO_SWEEPS 120
+
+/* Not 0 for so many sweeps after a merged bio's owner could not be kept: those without one may be its. */
 volatile __u32 bio_owners_overflowed;
 
 static __always_inline __u32 disk_device(struct gendisk *disk)
@@ -90,20 +96,47 @@ static __always_inline __u32 disk_device(struct gendisk *disk)
 	return disk->major << 20 | disk->first_minor;
 }
 
+static long forget_slot(__u32 i, void *ctx)
+{
+	__u32 *at = ctx;
+	struct request_slot *slot = bpf_map_lookup_elem(&request_slots, at);
+
+	if (slot)
+		slot->flags = 0;
+	++*at;
+	return 0;
+}
+
+/*
+ * Gives a queue its slots, and again when it has got more tags: what is in flight then, is of an
+ * unknown submitter, and must not be taken for completed unseen. Of several CPUs
+ * one does it; the others' requests go without.
+ */
 checked_once int queue_place(struct queue_slots *q, __u64 queue, __u32 tags, __u32 hardware_queues)
 {
-	__u32 first;
+	__u32 first, want = tags * hardware_queues, old;
 
-	if (!q)
+	if (!q || __sync_val_compare_and_swap(&q->placing, 0, 1))
 		return 0;
-	first = __sync_fetch_and_add(&request_slot_pool.next, tags * hardware_queues);
-	if (first + tags * hardware_queues > request_slot_pool.size) {
-		tags = 0; /* this queue's submitters cannot be kept */
-		first = 0;
+	old = q->first;
+	if (q->tags)
+		bpf_loop(q->tags * q->hardware_queues, forget_slot, &old, 0);
+	q->queue = 0;
+	for (int i = 0; i < 8; i++) {
+		first = request_slot_pool.next;
+		if (want > request_slot_pool.size || first > request_slot_pool.size - want)
+			break;
+		if (__sync_val_compare_and_swap(&request_slot_pool.next, first, first + want) == first)
+			goto placed;
 	}
+	tags = 0;
+	first = 0;
+placed:
 	q->first = first;
 	q->tags = tags;
+	q->hardware_queues = hardware_queues;
 	q->queue = queue;
+	q->placing = 0;
 	return 0;
 }
 
@@ -121,7 +154,7 @@ static __always_inline struct request_slot *request_slot(struct request *rq, boo
 
 	if (!q || tag < 0)
 		return NULL;
-	if (q->queue != (__u64)queue || (q->tags && (__u32)tag >= q->tags)) {
+	if (q->queue != (__u64)queue || (q->tags && ((__u32)tag >= q->tags || hctx->queue_num >= q->hardware_queues))) {
 		__u32 tags;
 
 		if (!make)
@@ -130,8 +163,10 @@ static __always_inline struct request_slot *request_slot(struct request *rq, boo
 		if (rq->internal_tag >= 0 && hctx->sched_tags->nr_tags > tags)
 			tags = hctx->sched_tags->nr_tags;
 		queue_place(q, as_number(queue), tags, queue->nr_hw_queues);
+		if (q->queue != (__u64)queue)
+			return NULL;
 	}
-	if ((__u32)tag >= q->tags)
+	if ((__u32)tag >= q->tags || hctx->queue_num >= q->hardware_queues)
 		return NULL;
 	at = q->first + hctx->queue_num * q->tags + tag;
 	return bpf_map_lookup_elem(&request_slots, &at);
@@ -148,7 +183,7 @@ static __always_inline bool is_writeback(__u32 opf, __u64 page)
 checked_once int bio_keep_owner(__u64 bio, struct bio_owner *own)
 {
 	if (own && bpf_map_update_elem(&bio_owners, &bio, own, BPF_ANY)) {
-		bio_owners_overflowed = 1;
+		bio_owners_overflowed = BIO_SWEEPS;
 		lose(LOSS_MERGED_BIOS_FULL);
 	}
 	return 0;

@@ -15,10 +15,18 @@ import (
 // audit compares the sums over rows with the kernel's counters.
 func (p *Probe) audit(was, now *reading, rows []snapshot.IORow) []snapshot.IODevice {
 	devices := map[string]*snapshot.IODevice{}
-	for _, name := range p.devices {
-		kernel, then := now.kernel[name], was.kernel[name]
-		if kernel.Reads < then.Reads || kernel.Writes < then.Writes {
+	for device, name := range p.devices {
+		kernel, ok := now.kernel[name]
+		if !ok {
+			// It has gone, and the kernel's counters with it: nothing to compare with.
+			delete(p.devices, device)
+			delete(p.totals, name)
+			continue
+		}
+		then := was.kernel[name]
+		if kernel.Less(then) {
 			then = snapshot.IOCounts{} // another device took the name, and counts from 0
+			delete(p.totals, name)
 		}
 		devices[name] = &snapshot.IODevice{Device: name, Kernel: kernel.Sub(then)}
 	}
@@ -28,8 +36,7 @@ func (p *Probe) audit(was, now *reading, rows []snapshot.IORow) []snapshot.IODev
 		}
 		d := devices[r.Device]
 		if d == nil {
-			d = &snapshot.IODevice{Device: r.Device}
-			devices[r.Device] = d
+			continue
 		}
 		d.Ours.Reads += r.Reads
 		d.Ours.Writes += r.Writes
@@ -38,7 +45,7 @@ func (p *Probe) audit(was, now *reading, rows []snapshot.IORow) []snapshot.IODev
 		d.Ours.ReadBytes += r.ReadBytes()
 		d.Ours.WriteBytes += r.WriteBytes()
 		d.Ours.DiscardBytes += r.DiscardBytes
-		if strings.HasPrefix(r.App, "[unattributed") {
+		if r.Unattributed() {
 			d.UnattributedBytes += r.Bytes()
 		}
 	}
@@ -59,18 +66,22 @@ func (p *Probe) audit(was, now *reading, rows []snapshot.IORow) []snapshot.IODev
 }
 
 // totals are the sums of all intervals since the probe was loaded.
-type totals struct{ ours, kernel snapshot.IOCounts }
+type totals struct {
+	ours, kernel snapshot.IOCounts
+	unseen       uint64 // unseen completions when both were last equal
+}
 
 // unseen are rows for what completions that reached no program leave open. They are
 // found and counted later (charge_unseen() in bpf/io.bpf.c), but not what was merged into
 // them after their start, nor the flushes among them. When a device has come to rest with
-// every operation accounted for, what the kernel has more is exactly that; in bytes only
-// if there were any such completions.
-func (p *Probe) unseen(devices []snapshot.IODevice, any bool) []snapshot.IORow {
+// every operation accounted for, and there were such completions since its books last balanced, what
+// the kernel has more is exactly that.
+func (p *Probe) unseen(devices []snapshot.IODevice, completions uint64) []snapshot.IORow {
 	var out []snapshot.IORow
 	for _, d := range devices {
 		t := p.totals[d.Device]
 		ours, kernel := t.ours.Add(d.Ours), t.kernel.Add(d.Kernel)
+		any := completions > t.unseen
 		if d.SkewBytes != 0 || ours.Reads != kernel.Reads || ours.Writes != kernel.Writes || ours.Discards != kernel.Discards {
 			continue
 		}
@@ -84,7 +95,7 @@ func (p *Probe) unseen(devices []snapshot.IODevice, any bool) []snapshot.IORow {
 			{&r.DiscardBytes, kernel.DiscardBytes, ours.DiscardBytes},
 			{&r.Flushes, kernel.Flushes, ours.Flushes},
 		} {
-			if f.kernel > f.ours && (any || f.open == &r.Flushes) {
+			if f.kernel > f.ours && (any || p.hides && f.open == &r.Flushes) {
 				*f.open = f.kernel - f.ours
 			}
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -33,12 +34,18 @@ type mount struct {
 	source      string
 }
 
-// readMounts reads a mountinfo file (proc_pid_mountinfo(5)); what cannot be read is not
-// in it, and paths then stay relative to their file system.
-func readMounts(file string) mounts {
+// readMounts reads the first of some mountinfo files (proc_pid_mountinfo(5)) that it may
+// read; what cannot be read is not in it, and paths then stay relative to their file system.
+func readMounts(files ...string) mounts {
 	m := mounts{}
-	f, err := os.Open(file)
-	if err != nil {
+	var f *os.File
+	for _, file := range files {
+		var err error
+		if f, err = os.Open(file); err == nil {
+			break
+		}
+	}
+	if f == nil {
 		return m
 	}
 	defer f.Close()
@@ -73,6 +80,19 @@ func readMounts(file string) mounts {
 // unescape undoes the octal escapes of mountinfo.
 func unescape(s string) string {
 	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
+}
+
+// diskOf is the whole disk that a file system's device is, or is a partition of, as rows name it. A file
+// system of several disks has a number of its own, and is named by its mount.
+func (p *Probe) diskOf(device uint32, m mounts) string {
+	dir, err := filepath.EvalSymlinks(filepath.Join(p.options.Sys, "dev/block", fmt.Sprintf("%d:%d", device>>20, device&(1<<20-1))))
+	if err != nil {
+		return m.device(device)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "partition")); err == nil {
+		dir = filepath.Dir(dir)
+	}
+	return filepath.Base(dir)
 }
 
 // device is the name of the block device that a file system is on.

@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -67,6 +68,8 @@ type Probe struct {
 	interval      uint32
 	totals        map[string]totals // by disk
 	unseenFlushes uint64
+	filesDropped  uint64 // bytes of dead processes' files that the list of files does not know any more
+	hides         bool   // this kernel runs no program of ours while PID 1 is current
 }
 
 // optional are programs for what a kernel may not have; without their
@@ -91,11 +94,18 @@ func Load(table *owner.Table, o Options) (*Probe, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the io probe's object: %w", err)
 	}
+	if o.Slots == 0 {
+		o.Slots = max(spec.Maps[bpfMapRequestSlots].MaxEntries, 2*tags(o.Sys))
+	}
 	if err := configure(spec, o); err != nil {
 		return nil, err
 	}
 	table.Fit(spec)
-	p := &Probe{options: o, table: table, devices: map[uint32]string{}, totals: map[string]totals{}}
+	hides, err := hidesEvents()
+	if err != nil {
+		return nil, err
+	}
+	p := &Probe{hides: hides, options: o, table: table, devices: map[uint32]string{}, totals: map[string]totals{}}
 	p.objects, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: table.Maps()})
 	if err != nil {
 		return nil, fmt.Errorf("loading the io probe: %w", err)
@@ -105,6 +115,21 @@ func Load(table *owner.Table, o Options) (*Probe, error) {
 	}
 	table.Add(p)
 	return p, nil
+}
+
+// tags is how many requests all hardware queues of all disks can hold at once; an I/O scheduler can double it.
+func tags(sys string) uint32 {
+	var sum uint32
+	files, _ := filepath.Glob(filepath.Join(sys, "block/*/mq/*/nr_tags"))
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			continue // it has just gone
+		}
+		n, _ := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 16)
+		sum += uint32(n)
+	}
+	return sum
 }
 
 // configure sets what the object must know before it is loaded.
@@ -170,6 +195,20 @@ func configure(spec *ebpf.CollectionSpec, o Options) error {
 		delete(spec.Programs, bpfProgDirtyThrottled)
 	}
 	return nil
+}
+
+// hidesEvents is whether this kernel is of those that run a BPF program while PID 1 is current only
+// if PID 1 loaded it: their struct bpf_prog_aux says who did.
+func hidesEvents() (bool, error) {
+	kernel, err := btf.LoadKernelSpec()
+	if err != nil {
+		return false, err
+	}
+	var aux *btf.Struct
+	if err := kernel.TypeByName("bpf_prog_aux", &aux); err != nil {
+		return false, fmt.Errorf("looking for hidden events: %w", err)
+	}
+	return slices.ContainsFunc(aux.Members, func(m btf.Member) bool { return m.Name == "init_owned" }), nil
 }
 
 // tracepoint is the prototype of a tracepoint's handlers in the running kernel.
@@ -314,13 +353,4 @@ func readDevice(path string) (uint32, error) {
 	}
 	mi, err := strconv.ParseUint(minor, 10, 20)
 	return uint32(ma<<20 | mi), err
-}
-
-// Devices are the names of the disks that there are.
-func (p *Probe) Devices() []string {
-	var out []string
-	for _, name := range p.devices {
-		out = append(out, name)
-	}
-	return out
 }

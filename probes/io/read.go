@@ -163,7 +163,7 @@ func (p *Probe) Read() (snapshot.IO, error) {
 	if err != nil {
 		return snapshot.IO{}, err
 	}
-	rows := p.unseen(s.Devices, losses["unseen_completions"] > 0)
+	rows := p.unseen(s.Devices, losses["unseen_completions"])
 	for _, r := range rows {
 		p.unseenFlushes += r.Flushes
 	}
@@ -174,7 +174,11 @@ func (p *Probe) Read() (snapshot.IO, error) {
 	}
 	for _, d := range s.Devices {
 		t := p.totals[d.Device]
-		p.totals[d.Device] = totals{t.ours.Add(d.Ours), t.kernel.Add(d.Kernel)}
+		t.ours, t.kernel = t.ours.Add(d.Ours), t.kernel.Add(d.Kernel)
+		if t.ours == t.kernel {
+			t.unseen = losses["unseen_completions"]
+		}
+		p.totals[d.Device] = t
 	}
 	for _, name := range slices.Sorted(maps.Keys(losses)) {
 		s.Loss = append(s.Loss, snapshot.Loss{Name: name, Count: losses[name] - p.losses[name]})
@@ -222,13 +226,14 @@ func (p *Probe) difference(was, now *reading, only map[uint32]bool) []snapshot.I
 	}
 	for at, n := range now.rows {
 		w := was.rows[at]
-		if w.Owner != n.Owner || w.Device != n.Device {
+		another := w.Owner != n.Owner || w.Device != n.Device
+		if another {
 			w = bpfIoRow{}
 		}
 		if only != nil && !only[n.Owner] || n.Bytes == w.Bytes && n.Ops == w.Ops {
 			continue
 		}
-		addRow(row(n.Owner, n.Device), n, w, now.latency[at], was.latency[at], now.interval)
+		addRow(row(n.Owner, n.Device), n, w, now.latency[at], was.latency[at], now.interval, another)
 	}
 	for o, n := range now.sleeps {
 		if w := was.sleeps[o]; n != w && (only == nil || only[o]) {
@@ -263,7 +268,8 @@ func (p *Probe) deviceName(device uint32) string {
 	return fmt.Sprintf("%d:%d", device>>20, device&(1<<20-1)) // gone before its name was read
 }
 
-func addRow(r *snapshot.IORow, n, w bpfIoRow, latencies, before [2]latency, interval uint32) {
+// addRow adds what a row grew by. Its earlier latencies do not count if it was another owner's.
+func addRow(r *snapshot.IORow, n, w bpfIoRow, latencies, before [2]latency, interval uint32, another bool) {
 	bytes := func(via bpfIoVia) uint64 { return n.Bytes[via] - w.Bytes[via] }
 	r.ReadVia.File += bytes(bpfIoViaVIA_READ_FILE)
 	r.ReadVia.Direct += bytes(bpfIoViaVIA_READ_DIRECT)
@@ -285,14 +291,18 @@ func addRow(r *snapshot.IORow, n, w bpfIoRow, latencies, before [2]latency, inte
 		if n.Ops[op] == w.Ops[op] {
 			continue
 		}
-		if w.Owner == 0 {
-			then = latency{} // the row was another owner's
+		if another {
+			then = latency{}
 		}
 		l.Total = now.total.Since(then.total)
 		l.Queue = now.queue.Since(then.queue)
 		l.Device = now.device.Since(then.device)
 		l.Total.Sum = n.Latency[op].Sum - w.Latency[op].Sum
 		l.Total.Max = intervalMax(n.Latency[op].Max.At, interval)
+		if last := len(l.Total.Buckets) - 1; last >= 0 {
+			// What completed while this reading was taken has its maximum in the next interval.
+			l.Total.Max = max(l.Total.Max, l.Total.Buckets[last].Lower)
+		}
 	}
 }
 
@@ -316,7 +326,7 @@ func (p *Probe) readLosses() (map[string]uint64, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := map[string]uint64{"processes_folded": p.folded, "unseen_flushes": p.unseenFlushes}
+	out := map[string]uint64{"processes_folded": p.folded, "file_bytes_dropped": p.filesDropped, "unseen_flushes": p.unseenFlushes}
 	for _, l := range list {
 		out[l.Name] = l.Count
 	}
@@ -340,14 +350,14 @@ func (p *Probe) readFiles() (map[bpfIoFileKey]bpfIoFile, error) {
 // fileDifference is what files' bytes grew by; of the owners in only, or of all if it is nil.
 func (p *Probe) fileDifference(was, now map[bpfIoFileKey]bpfIoFile, only map[uint32]bool) []snapshot.IOFile {
 	var out []snapshot.IOFile
-	mounts := readMounts(filepath.Join(p.options.Proc, "self/mountinfo"))
+	mounts := readMounts(filepath.Join(p.options.Proc, "1/mountinfo"), filepath.Join(p.options.Proc, "self/mountinfo"))
 	for key, n := range now {
 		w := was[key]
 		if only != nil && !only[key.Owner] || n.ReadBytes == w.ReadBytes && n.WriteBytes == w.WriteBytes {
 			continue
 		}
 		f := snapshot.IOFile{
-			Process: p.table.Process(key.Owner), Device: mounts.device(key.Device), Inode: key.Ino,
+			Process: p.table.Process(key.Owner), Device: p.diskOf(key.Device, mounts), Inode: key.Ino,
 			ReadBytes: n.ReadBytes - w.ReadBytes, WriteBytes: n.WriteBytes - w.WriteBytes,
 		}
 		if path := p.table.Path(owner.NameKey{A: n.Name.A, B: n.Name.B}); path != "" {

@@ -148,7 +148,7 @@ func TestAddRow(t *testing.T) {
 	}
 	n.Owner, w.Owner = 40, 40
 	var r snapshot.IORow
-	addRow(&r, n, w, [2]latency{}, [2]latency{}, 0)
+	addRow(&r, n, w, [2]latency{}, [2]latency{}, 0, false)
 	var moved uint64
 	for via := range n.Bytes {
 		if bpfIoVia(via) != bpfIoViaVIA_FLUSH {

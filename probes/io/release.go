@@ -7,6 +7,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"culprit/probes/hist"
+	"culprit/probes/owner"
 	"culprit/probes/snapshot"
 )
 
@@ -66,6 +67,18 @@ func (p *Probe) retire(rows []snapshot.IORow) {
 	}
 }
 
+// retireFiles does the same for files.
+func (p *Probe) retireFiles(files []snapshot.IOFile) {
+	p.retiredFiles = append(p.retiredFiles, files...)
+	if len(p.retiredFiles) > mostRetired {
+		folded := snapshot.IO{Files: p.retiredFiles}.Group(snapshot.ByApp).Files
+		p.retiredFiles = folded[:min(len(folded), mostRetired/2)]
+		for _, f := range folded[len(p.retiredFiles):] {
+			p.filesDropped += f.ReadBytes + f.WriteBytes
+		}
+	}
+}
+
 // Release takes over what was counted for owners that are dead, and gives their
 // rows back. Those that the list of the slowest requests still names are kept.
 func (p *Probe) Release(owners []uint32) (keep []uint32) {
@@ -84,8 +97,10 @@ func (p *Probe) release(owners []uint32) (keep []uint32, err error) {
 	if err := p.readOurs(now); err != nil {
 		return nil, err
 	}
-	if now.files, err = p.readFiles(); err != nil {
-		return nil, err
+	if p.options.Files {
+		if now.files, err = p.readFiles(); err != nil {
+			return nil, err
+		}
 	}
 	only := map[uint32]bool{}
 	for _, o := range owners {
@@ -105,7 +120,9 @@ func (p *Probe) release(owners []uint32) (keep []uint32, err error) {
 	}
 	now.latency = p.readLatencies(now.rows)
 	p.retire(p.difference(p.reading, now, only))
-	p.retiredFiles = append(p.retiredFiles, p.fileDifference(p.reading.files, now.files, only)...)
+	if p.options.Files {
+		p.retireFiles(p.fileDifference(p.reading.files, now.files, only))
+	}
 	for at, row := range now.rows {
 		if only[row.Owner] {
 			if err := p.freeRow(at, row); err != nil {
@@ -113,11 +130,12 @@ func (p *Probe) release(owners []uint32) (keep []uint32, err error) {
 			}
 		}
 	}
-	for key := range now.files {
+	for key, file := range now.files {
 		if only[key.Owner] {
 			if err := forget(p.objects.Maps[bpfMapIoFiles], key); err != nil {
 				return keep, err
 			}
+			p.table.Forget(owner.NameKey{A: file.Name.A, B: file.Name.B})
 			delete(p.reading.files, key)
 		}
 	}

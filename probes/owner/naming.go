@@ -100,6 +100,9 @@ func (n *Namer) Process(id Identity) snapshot.Process {
 	base := p.Exe[strings.LastIndexByte(p.Exe, '/')+1:]
 	// A task may set an empty name: prctl(PR_SET_NAME, "").
 	p.App = cmp.Or(p.Unit, base, p.Comm, "[unnamed]")
+	if strings.HasPrefix(p.App, "[") && p.App != "[unnamed]" {
+		p.App = "./" + p.App // brackets are for what no user can name
+	}
 	return p
 }
 

@@ -445,3 +445,12 @@ func BenchmarkNaming(b *testing.B) {
 		})
 	}
 }
+
+// What no user's program may look like: the rows of the kernel, and what could not be attributed.
+func TestBracketsAreNotForUsers(t *testing.T) {
+	for _, id := range []Identity{{PID: 9, Exe: "/tmp/[unattributed: x]"}, {PID: 9, Comm: "[kernel: swap]"}} {
+		if app := NewNamer(t.TempDir()).Process(id).App; strings.HasPrefix(app, "[") {
+			t.Errorf("%+v is called %s", id, app)
+		}
+	}
+}

@@ -68,8 +68,7 @@ type User interface {
 	Release(owners []uint32) (keep []uint32)
 }
 
-// Table is the process table. Its methods must not be called concurrently, except
-// that Process and Maps do not disturb each other.
+// Table is the process table. Its methods must not be called concurrently.
 type Table struct {
 	objects   bpfObjects
 	links     []link.Link
@@ -120,7 +119,7 @@ func Load(o Options) (*Table, error) {
 		o.Proc = "/proc"
 	}
 	t := &Table{
-		namer:     NewNamer("/"),
+		namer:     NewNamer(hostRoot(o.Proc)),
 		proc:      o.Proc,
 		boot:      boot,
 		known:     map[uint32]described{},
@@ -157,6 +156,15 @@ func (t *Table) start() (err error) {
 		t.links = append(t.links, l)
 	}
 	return nil
+}
+
+// hostRoot is where the host's files are: "/" unless its procfs is somewhere else, as in a container.
+func hostRoot(proc string) string {
+	root := filepath.Join(proc, "1/root")
+	if _, err := os.Stat(filepath.Join(root, "etc")); proc != "/proc" && err == nil {
+		return root
+	}
+	return "/"
 }
 
 // bootTime is the wall-clock time at which CLOCK_BOOTTIME was 0.
@@ -252,6 +260,13 @@ func comm(c [16]int8) string {
 
 // NameKey is where the kernel side keeps a path: the two words of a struct name_key.
 type NameKey struct{ A, B uint64 }
+
+// Forget drops the path that is kept under a key, for what has its own keys.
+func (t *Table) Forget(k NameKey) {
+	key := bpfNameKey{A: k.A, B: k.B}
+	delete(t.names, key)
+	t.objects.Names.Delete(key) // it may have found no room in the first place
+}
 
 // Path is a path that the kernel side kept, "" if there is none.
 func (t *Table) Path(k NameKey) string { return t.path(bpfNameKey{A: k.A, B: k.B}) }
@@ -350,7 +365,7 @@ func (t *Table) Collect() error {
 			return err
 		}
 	}
-	if len(t.names) > int(t.most)/2 {
+	if t.sweeps%sweepsUntilDrop == 0 {
 		return t.dropNames(min(pool.Next, t.processes.Len()))
 	}
 	return nil
@@ -366,7 +381,8 @@ func (t *Table) gone(slot bpfProcess) bool {
 	if err != nil {
 		return false
 	}
-	// The comm in field 2 can hold anything; field 3 is the state, field 22 the start in ticks.
+	// The comm in field 2 can hold anything; field 3 is the state (of the main thread: others may still
+	// exit), field 20 the number of threads, field 22 the start in ticks.
 	_, rest, ok := strings.Cut(string(stat[bytes.LastIndexByte(stat, ')')+1:]), " ")
 	fields := strings.Fields(rest)
 	if !ok || len(fields) < 20 {
@@ -374,7 +390,7 @@ func (t *Table) gone(slot bpfProcess) bool {
 	}
 	const tick = uint64(10 * time.Millisecond) // USER_HZ is 100 on all architectures that Go runs on
 	started, err := strconv.ParseUint(fields[19], 10, 64)
-	return err == nil && (started != slot.StartBoottime/tick || fields[0] == "Z" || fields[0] == "X")
+	return err == nil && (started != slot.StartBoottime/tick || (fields[0] == "Z" || fields[0] == "X") && fields[17] == "1")
 }
 
 func (t *Table) free(owner uint32) error {
@@ -392,6 +408,13 @@ func (t *Table) free(owner uint32) error {
 	return nil
 }
 
+// sweepsUntilDrop is how often unused paths are looked for: they are read whole.
+const sweepsUntilDrop = 64
+
+// fileNames is the bit of a key's second word that the paths of files have
+// (io_file_add() in bpf/lib/io.bpf.h); those go with their file's entry.
+const fileNames = 1 << 63
+
 // dropNames makes room by deleting the paths that no process has.
 func (t *Table) dropNames(end uint32) error {
 	used := map[bpfNameKey]bool{}
@@ -401,8 +424,12 @@ func (t *Table) dropNames(end uint32) error {
 			used[key] = true
 		}
 	}
-	for key := range t.names {
-		if used[key] {
+	kept, err := bpfmap.All[bpfNameKey, bpfName](t.objects.Names)
+	if err != nil {
+		return err
+	}
+	for key := range kept {
+		if used[key] || key.B&fileNames != 0 {
 			continue
 		}
 		delete(t.names, key)

@@ -106,6 +106,12 @@ func (c IOCounts) Add(o IOCounts) IOCounts {
 		c.ReadBytes + o.ReadBytes, c.WriteBytes + o.WriteBytes, c.DiscardBytes + o.DiscardBytes}
 }
 
+// Less is whether any figure of c is smaller than o's: counters that only grow are another's then.
+func (c IOCounts) Less(o IOCounts) bool {
+	return c.Reads < o.Reads || c.Writes < o.Writes || c.Discards < o.Discards || c.Flushes < o.Flushes ||
+		c.ReadBytes < o.ReadBytes || c.WriteBytes < o.WriteBytes || c.DiscardBytes < o.DiscardBytes
+}
+
 // IODevice is the audit of one whole disk: culprit's sums beside the kernel's own.
 type IODevice struct {
 	Device string

@@ -93,8 +93,11 @@ func (p Process) Name(by By) string {
 // special is whether p stands for no process. Threads of the kernel are processes
 // in brackets too, but without a reason after a colon.
 func (p Process) special() bool {
-	return strings.HasPrefix(p.App, "[kernel: ") || strings.HasPrefix(p.App, "[unattributed: ")
+	return p.Unattributed() || strings.HasPrefix(p.App, "[kernel: ")
 }
+
+// Unattributed is whether p stands for what could not be charged to anybody.
+func (p Process) Unattributed() bool { return strings.HasPrefix(p.App, "[unattributed: ") }
 
 // merge keeps of p what other shares with it.
 func (p Process) merge(other Process) Process {
