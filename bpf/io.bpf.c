@@ -12,7 +12,8 @@
  * dirtied inode and per transaction. Can lose: see enum loss; a loss moves
  * bytes to an [unattributed] row and never out of the device's sum.
  *
- * Costs are measured by `make bench`.
+ * Costs, by `make bench` on 6.18, of which some 50 ns are the measurement's own: 95 ns
+ * at a request's start and 140 at its completion, 60 a context switch, 95 a dirtied folio.
  */
 #include "lib/charge.bpf.h"
 #include <bpf/bpf_tracing.h>

@@ -217,6 +217,44 @@ func TestPlacesAreGivenAgain(t *testing.T) {
 	w.Balance()
 }
 
+// threads is a program whose second thread alone writes, and whose main thread ends last.
+const threads = `#include <fcntl.h>
+#include <pthread.h>
+#include <unistd.h>
+static void *writer(void *path)
+{
+	int f = open(path, O_WRONLY | O_CREAT, 0600);
+	if (write(f, "x", 1) != 1 || fsync(f)) _exit(1);
+	close(f);
+	return 0;
+}
+int main(int n, char **v)
+{
+	pthread_t t;
+	return pthread_create(&t, 0, writer, v[1]) || pthread_join(t, 0);
+}
+`
+
+// The thread that ends a process's life need not be one that caused an event: places are given
+// again all the same.
+func TestLastThreadDidNothing(t *testing.T) {
+	const lives, places = 120, 96
+	program := livetest.Compile(t, "threads", threads)
+	disk := livetest.NewDisk(t, "xfs", 512)
+	w := livetest.NewWatch(t, owner.Options{Processes: places}, ioprobe.Options{})
+	w.Measure(func(try int) {
+		for life := range lives {
+			livetest.Command(t, program, disk.Path(fmt.Sprint(try, "-", life)))
+			if life%20 == 19 {
+				w.Collect(6)
+			}
+		}
+	})
+	if n := w.Loss("process_table_full"); n != 0 {
+		t.Errorf("%d times there was no place for one of %d processes, one after the other", n, lives)
+	}
+}
+
 // A process that is moved to another cgroup is in that one.
 func TestCgroupMove(t *testing.T) {
 	dir, path := newCgroup(t)

@@ -119,8 +119,9 @@ type IODevice struct {
 	Kernel IOCounts // delta of /proc/diskstats over the same window
 	// UnattributedBytes is the sum of the rows "[unattributed: …]".
 	UnattributedBytes uint64
-	// SkewBytes is how far our own sum moved while the kernel's counters were
-	// read, 0 when the readings settled: the residual can be off by that much.
+	// SkewBytes is how far our own sums moved while the kernel's counters were
+	// read (bytes, and one for each operation), 0 when the readings settled: the
+	// residual can be off by that much.
 	SkewBytes uint64
 }
 

@@ -121,7 +121,7 @@ type Device struct {
 	ResidualBytes      uint64 `json:"residual_bytes"`
 	ResidualOps        uint64 `json:"residual_ops"`
 	UnattributedBytes  uint64 `json:"unattributed_bytes"`
-	AuditSkew          uint64 `json:"audit_skew"` // bytes
+	AuditSkew          uint64 `json:"audit_skew"` // bytes, and one for each operation
 }
 
 // File is what one group moved of one file.
