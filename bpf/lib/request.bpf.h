@@ -146,29 +146,27 @@ placed:
  */
 static __always_inline struct request_slot *request_slot(struct request *rq, bool make)
 {
-	int tag = rq->internal_tag >= 0 ? rq->internal_tag : rq->tag;
+	__u32 tag = rq->internal_tag >= 0 ? rq->internal_tag : rq->tag; /* none is the largest number */
 	struct request_queue *queue = rq->q;
 	struct blk_mq_hw_ctx *hctx = rq->mq_hctx;
-	__u32 id = queue->id, at;
+	__u32 id = queue->id, number = hctx->queue_num, tags, at;
 	struct queue_slots *q = bpf_map_lookup_elem(&queues, &id);
 
-	if (!q || tag < 0)
+	if (!q)
 		return NULL;
-	if (q->queue != (__u64)queue || (q->tags && ((__u32)tag >= q->tags || hctx->queue_num >= q->hardware_queues))) {
-		__u32 tags;
-
-		if (!make)
-			return NULL;
-		tags = hctx->tags->nr_tags;
-		if (rq->internal_tag >= 0 && hctx->sched_tags->nr_tags > tags)
-			tags = hctx->sched_tags->nr_tags;
-		queue_place(q, as_number(queue), tags, queue->nr_hw_queues);
-		if (q->queue != (__u64)queue)
-			return NULL;
-	}
-	if ((__u32)tag >= q->tags || hctx->queue_num >= q->hardware_queues)
+	if (q->queue == (__u64)queue && tag < q->tags && number < q->hardware_queues)
+		goto found;
+	/* A queue without slots stays without. */
+	if (!make || (__s32)tag < 0 || (q->queue == (__u64)queue && !q->tags))
 		return NULL;
-	at = q->first + hctx->queue_num * q->tags + tag;
+	tags = hctx->tags->nr_tags;
+	if (rq->internal_tag >= 0 && hctx->sched_tags->nr_tags > tags)
+		tags = hctx->sched_tags->nr_tags;
+	queue_place(q, as_number(queue), tags, queue->nr_hw_queues);
+	if (q->queue != (__u64)queue || tag >= q->tags || number >= q->hardware_queues)
+		return NULL;
+found:
+	at = q->first + number * q->tags + tag;
 	return bpf_map_lookup_elem(&request_slots, &at);
 }
 

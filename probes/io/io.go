@@ -228,13 +228,18 @@ func tracepoint(kernel *btf.Spec, name string) (*btf.FuncProto, error) {
 // nameless finds values of enumerators whose enum has no name, so that BPF code
 // cannot ask for them; what this kernel does not have keeps its value.
 func nameless(kernel *btf.Spec, values map[string]uint32) map[string]uint32 {
+	found := 0
 	for t := range kernel.All() {
 		if t, ok := t.(*btf.Enum); ok && t.Name == "" {
 			for _, v := range t.Values {
 				if _, ok := values[v.Name]; ok {
 					values[v.Name] = uint32(v.Value)
+					found++
 				}
 			}
+		}
+		if found == len(values) {
+			break // the rest is most of the kernel's types, and each costs
 		}
 	}
 	return values
