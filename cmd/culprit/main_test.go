@@ -41,7 +41,7 @@ func program() string { return filepath.Join(bin, "culprit") }
 func needRoot(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("needs root")
+		t.Fatal("this test runs the commands on the running kernel, and needs root")
 	}
 }
 
