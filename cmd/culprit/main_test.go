@@ -37,7 +37,7 @@ func testMain(m *testing.M) int {
 
 func program() string { return filepath.Join(bin, "culprit") }
 
-// needRoot skips what loads BPF programs. CI runs as root.
+// needRoot fails a test that loads BPF programs as another user.
 func needRoot(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
