@@ -2,6 +2,7 @@ package io_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"strconv"
 	"strings"
@@ -178,6 +179,31 @@ func TestDiscardsAndFlushes(t *testing.T) {
 	}
 	if got := w.Row("syncing", disk.Name).Flushes; got < 200 {
 		t.Errorf("the process has %d flushes of %d", got, d.Ours.Flushes)
+		w.LogRows(disk.Name, 5)
+	}
+}
+
+// A fast commit is written by the process that syncs, and is its journal.
+func TestFastCommits(t *testing.T) {
+	const syncs = 211
+	disk := livetest.NewDisk(t, "ext4", 512, "-O", "fast_commit")
+	w := livetest.NewWatch(t, owner.Options{}, ioprobe.Options{})
+	w.Measure(func(try int) {
+		livetest.Command(t, "dd", "if=/dev/zero", "of="+disk.Path(fmt.Sprint("synced", try)), "bs=4k", fmt.Sprint("count=", syncs), "oflag=dsync")
+	})
+	w.Balance()
+	info, err := os.ReadFile("/proc/fs/ext4/" + disk.Name + "/fc_info")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var commits int
+	if _, err := fmt.Sscanf(string(info), "fc stats:\n%d commits", &commits); err != nil || commits < syncs/2 {
+		t.Fatalf("%d fast commits of %d syncs (%v): nothing was tested\n%s", commits, syncs, err, info)
+	}
+	r := w.Row("dd", disk.Name)
+	t.Logf("%d fast commits, %d bytes of the journal", commits, r.WriteVia.Journal)
+	if r.WriteVia.Journal < uint64(syncs)/2*4096 || r.WriteVia.Direct != 0 || r.WriteVia.Writeback != syncs*4096 {
+		t.Errorf("ways of what it wrote: %+v", r.WriteVia)
 		w.LogRows(disk.Name, 5)
 	}
 }

@@ -21,8 +21,8 @@ type Disk struct {
 }
 
 // NewDisk makes a loop device of so many MiB over memory and, unless fs is "", a file
-// system on it, mounted.
-func NewDisk(t testing.TB, fs string, mib int64) Disk {
+// system on it, with these options of its mkfs, mounted.
+func NewDisk(t testing.TB, fs string, mib int64, options ...string) Disk {
 	t.Helper()
 	NeedRoot(t)
 	memory := "/dev/shm"
@@ -41,7 +41,7 @@ func NewDisk(t testing.TB, fs string, mib int64) Disk {
 	dev := strings.TrimSpace(Command(t, "losetup", "--find", "--show", backing.Name()))
 	t.Cleanup(func() { Command(t, "losetup", "--detach", dev) })
 	d := Disk{Name: filepath.Base(dev), Dev: dev}
-	d.mount(t, fs)
+	d.mount(t, fs, options)
 	return d
 }
 
@@ -68,21 +68,22 @@ func NewZram(t testing.TB, mib int) Disk {
 }
 
 // mount makes a file system on the disk and mounts it.
-func (d *Disk) mount(t testing.TB, fs string) {
+func (d *Disk) mount(t testing.TB, fs string, options []string) {
 	t.Helper()
 	switch fs {
 	case "":
 		return
 	case "ext4":
 		// Lazy initialisation would be the kernel's own I/O for minutes to come.
-		Command(t, "mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", d.Dev)
+		options = append(options, "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0")
 	case "xfs":
-		Command(t, "mkfs.xfs", "-q", "-f", d.Dev)
+		options = append(options, "-f")
 	case "btrfs":
-		Command(t, "mkfs.btrfs", "-q", "-f", d.Dev)
+		options = append(options, "-f")
 	default:
 		t.Fatalf("no way to make %q", fs)
 	}
+	Command(t, "mkfs."+fs, append(options, "-q", d.Dev)...)
 	d.Dir = t.TempDir()
 	if err := unix.Mount(d.Dev, d.Dir, fs, 0, ""); err != nil {
 		t.Fatalf("mounting %s on %s: %v", fs, d.Dev, err)
