@@ -72,15 +72,6 @@ type Probe struct {
 	hides         bool   // this kernel runs no program of ours while PID 1 is current
 }
 
-// optional are programs for what a kernel may not have; without their
-// tracepoints, there is nothing of that kind to see.
-var optional = map[string]bool{
-	bpfProgHandleStart: true, bpfProgHandleRestart: true, bpfProgHandleStats: true, bpfProgStartCommit: true,
-	bpfProgEndCommit: true, bpfProgRunStats: true, bpfProgDropTransaction: true, bpfProgWriteSuperblock: true,
-	bpfProgFastCommitStart: true, bpfProgFastCommitStop: true, bpfProgWritepages: true, bpfProgWritepagesResult: true,
-	bpfProgMarkInodeDirty: true,
-}
-
 // Load attaches the probe. What happens from its return on is counted; the
 // first Read is of the time since then.
 func Load(table *owner.Table, o Options) (*Probe, error) {
@@ -184,7 +175,7 @@ func configure(spec *ebpf.CollectionSpec, o Options) error {
 		}
 	}
 	for name, p := range spec.Programs {
-		if optional[name] {
+		if _, dispensable := without[p.AttachTo]; dispensable {
 			if _, err := tracepoint(kernel, p.AttachTo); err != nil {
 				delete(spec.Programs, name)
 			}
