@@ -35,9 +35,14 @@ enum io_op {
 const enum io_via *io_via_type __attribute__((unused));
 const enum io_op *io_op_type __attribute__((unused));
 
+/*
+ * Most requests go to an idle device as soon as they are made, and the kernel takes one time for both
+ * (blk_time_get_ns(), block/blk.h): of these one histogram says it all.
+ */
 struct io_latency {
-	struct hist total, queue, device;
-	__u64 sum; /* of total, ns */
+	struct hist unqueued;             /* of requests that waited 0 ns */
+	struct hist total, queue, device; /* of the others */
+	__u64 sum;                        /* of unqueued and total, ns */
 	struct interval_max max;
 };
 

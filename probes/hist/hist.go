@@ -55,6 +55,15 @@ func Read(index [Octaves]uint32, chunk func(uint32) [Subs]uint32) Counts {
 	return out
 }
 
+// Zeros is the distribution of n durations of 0 ns.
+func Zeros(n uint64) snapshot.Histogram {
+	if n == 0 {
+		return snapshot.Histogram{}
+	}
+	lower, upper := Bounds(0)
+	return snapshot.Histogram{Buckets: []snapshot.Bucket{{Lower: lower, Upper: upper, Count: n}}}
+}
+
 // Since is the distribution of what was counted after earlier was read. The
 // caller knows its sum and maximum.
 func (c Counts) Since(earlier Counts) snapshot.Histogram {

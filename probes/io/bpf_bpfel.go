@@ -76,7 +76,11 @@ type bpfIoRow struct {
 	Bytes   [11]uint64
 	Ops     [4]uint64
 	Latency [2]struct {
-		_     structs.HostLayout
+		_        structs.HostLayout
+		Unqueued struct {
+			_     structs.HostLayout
+			Chunk [32]uint32
+		}
 		Total struct {
 			_     structs.HostLayout
 			Chunk [32]uint32

@@ -30,7 +30,8 @@ type reading struct {
 	skew         map[uint32]uint64
 }
 
-type latency struct{ total, queue, device hist.Counts }
+// latency is struct io_latency of bpf/lib/io.bpf.h.
+type latency struct{ unqueued, total, queue, device hist.Counts }
 
 // settleTries is how often the two sides are read before a device that never rests is
 // reported with a skew.
@@ -107,7 +108,12 @@ func (p *Probe) readLatencies(rows map[uint32]bpfIoRow) map[uint32][2]latency {
 		var l [2]latency
 		for op := range l {
 			k := row.Latency[op]
-			l[op] = latency{hist.Read(k.Total.Chunk, chunk), hist.Read(k.Queue.Chunk, chunk), hist.Read(k.Device.Chunk, chunk)}
+			l[op] = latency{
+				unqueued: hist.Read(k.Unqueued.Chunk, chunk),
+				total:    hist.Read(k.Total.Chunk, chunk),
+				queue:    hist.Read(k.Queue.Chunk, chunk),
+				device:   hist.Read(k.Device.Chunk, chunk),
+			}
 		}
 		out[at] = l
 	}
@@ -294,9 +300,10 @@ func addRow(r *snapshot.IORow, n, w bpfIoRow, latencies, before [2]latency, inte
 		if another {
 			then = latency{}
 		}
-		l.Total = now.total.Since(then.total)
-		l.Queue = now.queue.Since(then.queue)
-		l.Device = now.device.Since(then.device)
+		unqueued := now.unqueued.Since(then.unqueued)
+		l.Total = now.total.Since(then.total).Merge(unqueued)
+		l.Queue = now.queue.Since(then.queue).Merge(hist.Zeros(unqueued.Count()))
+		l.Device = now.device.Since(then.device).Merge(unqueued)
 		l.Total.Sum = n.Latency[op].Sum - w.Latency[op].Sum
 		l.Total.Max = intervalMax(n.Latency[op].Max.At, interval)
 		if last := len(l.Total.Buckets) - 1; last >= 0 {

@@ -154,7 +154,7 @@ func (p *Probe) freeRow(at uint32, row bpfIoRow) error {
 	delete(p.reading.rows, at)
 	delete(p.reading.latency, at)
 	for _, l := range row.Latency {
-		for _, index := range [][hist.Octaves]uint32{l.Total.Chunk, l.Queue.Chunk, l.Device.Chunk} {
+		for _, index := range [][hist.Octaves]uint32{l.Unqueued.Chunk, l.Total.Chunk, l.Queue.Chunk, l.Device.Chunk} {
 			for _, chunk := range index {
 				if chunk == 0 {
 					continue
