@@ -81,6 +81,16 @@ int BPF_PROG(request_merge, struct request *rq)
 	struct rq_merge m = { .bio = as_number(rq->bio) };
 	__u32 flags;
 
+	if (!has_io_start() && (!slot || !is_started(slot, (__u64)rq, rq->start_time_ns))) {
+		/* It is merged as it is inserted, by its submitter (elv_attempt_insert_merge()). */
+		struct task_context *c = task_context(bpf_get_current_task_btf());
+
+		if (c && !c->commit_tid) {
+			m.owner = c->owner;
+			bpf_loop(MOST_PIECES, keep_next_bio, &m, 0);
+		}
+		return 0;
+	}
 	if (!slot || !(slot->flags & SLOT_LIVE))
 		return 0;
 	m.owner = slot->owner;
@@ -173,8 +183,7 @@ out:
 	return zero;
 }
 
-SEC("tp_btf/block_io_start")
-int BPF_PROG(request_start, struct request *rq)
+static __always_inline int started(struct request *rq)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct request_slot *slot = request_slot(rq, true);
@@ -189,7 +198,7 @@ int BPF_PROG(request_start, struct request *rq)
 	}
 	flags = slot->flags;
 	if (flags & SLOT_LIVE && __sync_val_compare_and_swap(&slot->flags, flags, 0) == flags)
-		charge_unseen(slot, flags);
+		charge_unseen(slot, flags, SCRATCH_START);
 	slot->request = (__u64)rq;
 	slot->cmd_flags = rq->cmd_flags;
 	slot->bytes = rq->__data_len;
@@ -202,11 +211,130 @@ int BPF_PROG(request_start, struct request *rq)
 	return 0;
 }
 
+SEC("tp_btf/block_io_start")
+int BPF_PROG(request_start, struct request *rq)
+{
+	return started(rq);
+}
+
+/* Keeps who submits a bio, and why, until its request or it itself is seen again. */
+static __always_inline int keep_submitter(struct bio *bio, __u64 start)
+{
+	struct bio_owner own = { .owner = OWNER_UNATTRIBUTED_PROCESS_TABLE_FULL, .start = start };
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct task_context *c = task_context(task);
+
+	if (c) {
+		own.owner = c->owner;
+		own.flags = submission_flags(c, task, bio->bi_opf);
+		own.fs_device = c->commit_device;
+		own.tid = c->commit_tid;
+	}
+	return bio_keep_owner(as_number(bio), &own);
+}
+
+/* ---- start, before 6.5: when a request is inserted or issued, whichever comes first ---- */
+
+#define FLUSHES (1U << bpf_core_enum_value(enum req_flag_bits, __REQ_PREFLUSH) | \
+		 1U << bpf_core_enum_value(enum req_flag_bits, __REQ_FUA))
+
+/* A request that flushes too is issued by a worker (block/blk-flush.c): its submitter is kept by its bio until then. */
+SEC("tp_btf/block_getrq")
+int BPF_PROG(request_allocated, struct bio *bio)
+{
+	return bio->bi_opf & FLUSHES ? keep_submitter(bio, 0) : 0;
+}
+
+/* Makes a request its kept submitter's. */
+static __noinline int started_by(struct request_slot *slot, __u64 bio)
+{
+	struct bio_owner *own = bpf_map_lookup_elem(&bio_owners, &bio);
+	int zero = 0;
+
+	if (own) {
+		slot->task = 0;
+		slot->owner = own->owner;
+		slot->row = io_row_find(own->owner, slot->device);
+		slot->fs_device = own->fs_device;
+		slot->tid = own->tid;
+		slot->flags = SLOT_LIVE | own->flags;
+		bpf_map_delete_elem(&bio_owners, &bio);
+	}
+	barrier_var(zero); /* see complete() */
+	return zero;
+}
+
+/* The request that the flush with a tag borrows it from: the first one that waits (blk_kick_flush()). */
+static __always_inline __u64 flush_lender(struct request *flush)
+{
+	struct blk_flush_queue *fq = flush->mq_hctx->fq;
+	__u32 running = BPF_CORE_READ_BITFIELD_PROBED(fq, flush_running_idx);
+	struct list_head *list = (void *)fq + bpf_core_field_offset(struct blk_flush_queue, flush_queue) +
+				 (running & 1) * bpf_core_type_size(struct list_head);
+
+	return (__u64)BPF_CORE_READ(list, next) - bpf_core_field_offset(struct request___v64, flush.list);
+}
+
+static __noinline int flush_issued(struct request *flush)
+{
+	struct request_slot *slot = request_slot(flush, true);
+	struct request *rq = (void *)flush_lender(flush);
+	__u64 start = BPF_CORE_READ(rq, start_time_ns);
+	int zero = 0;
+
+	if (!slot || !flush->q->disk || is_started(slot, (__u64)rq, start))
+		goto out;
+	slot->request = (__u64)rq;
+	slot->started = start;
+	slot->cmd_flags = BPF_CORE_READ(rq, cmd_flags);
+	slot->bytes = BPF_CORE_READ(rq, __data_len);
+	slot->done = 0;
+	slot->inode = 0;
+	slot->task = 0;
+	slot->device = disk_device(flush->q->disk);
+	slot->owner = OWNER_UNATTRIBUTED_BEFORE_ATTACH;
+	slot->row = io_row_find(slot->owner, slot->device);
+	slot->flags = SLOT_LIVE;
+	started_by(slot, (__u64)BPF_CORE_READ(rq, bio));
+out:
+	barrier_var(zero);
+	return zero;
+}
+
+static __always_inline int started_late(struct request *rq)
+{
+	struct request_slot *slot;
+
+	if ((rq->cmd_flags & REQ_OP_MASK) == REQ_OP_FLUSH)
+		return flush_issued(rq);
+	slot = request_slot(rq, false);
+	if (slot && is_started(slot, (__u64)rq, rq->start_time_ns))
+		return 0;
+	started(rq);
+	slot = request_slot(rq, false);
+	if (!slot)
+		return 0;
+	slot->started = rq->start_time_ns;
+	return rq->cmd_flags & FLUSHES ? started_by(slot, (__u64)rq->bio) : 0;
+}
+
+SEC("tp_btf/block_rq_insert")
+int BPF_PROG(request_insert, struct request *rq)
+{
+	return started_late(rq);
+}
+
+SEC("tp_btf/block_rq_issue")
+int BPF_PROG(request_issue, struct request *rq)
+{
+	return started_late(rq);
+}
+
 /* ---- completion ---- */
 
 static __always_inline void note_worst(struct io_request *r, __u32 row, enum io_op op, __u64 start, __u64 issued)
 {
-	if (!start)
+	if (!keep_worst || !start)
 		return;
 	r->at = bpf_ktime_get_ns();
 	r->row = row;
@@ -255,78 +383,74 @@ static __always_inline void count_operation(__u32 at, enum io_op op, __u64 start
 
 static __noinline int complete(struct request *rq, struct request_slot *slot, __u32 bytes)
 {
+	struct scratch *s = scratch(SCRATCH_REQUEST_COMPLETE);
 	__u32 cmd_flags = rq->cmd_flags, rq_flags = rq->rq_flags, op = cmd_flags & REQ_OP_MASK;
 	struct bio *bio = rq->bio;
-	struct completion c = {
-		.left = bytes,
-		.op = op_of(cmd_flags),
-		.to.device = disk_device(rq->q->disk),
-	};
+	struct completion *c;
 	bool last = bytes >= rq->__data_len, sequence = rq_in_flush_sequence(rq_flags);
 	__u32 row;
 	int zero = 0;
 
+	if (!s)
+		goto out;
+	c = &s->c;
+	c->left = bytes;
+	c->op = op_of(cmd_flags);
+	c->to.device = disk_device(rq->q->disk);
 	/* Passthrough is accounted only where queue/iostats_passthrough says so. */
 	if ((op == REQ_OP_DRV_IN || op == REQ_OP_DRV_OUT) && !rq_keeps_stats(rq_flags))
 		goto end;
 	if (slot && slot->flags & SLOT_LIVE) {
-		c.row = slot->row;
-		c.flags = slot->flags;
-		c.fs_device = slot->fs_device;
-		c.tid = slot->tid;
+		c->row = slot->row;
+		c->flags = slot->flags;
+		c->fs_device = slot->fs_device;
+		c->tid = slot->tid;
 	} else {
-		c.row = io_row_find(slot ? OWNER_UNATTRIBUTED_BEFORE_ATTACH : OWNER_UNATTRIBUTED_REQUEST_SLOTS_FULL, c.to.device);
+		c->row = io_row_find(slot ? OWNER_UNATTRIBUTED_BEFORE_ATTACH : OWNER_UNATTRIBUTED_REQUEST_SLOTS_FULL, c->to.device);
 	}
 	/* blk-flush.c: a flush borrows the tag, and so the owner, of the first request that waits for it. */
-	if (c.op == IO_FLUSH) {
-		row = submitter_row(&c);
+	if (c->op == IO_FLUSH) {
+		row = submitter_row(c);
 		count_operation(row, IO_FLUSH, 0, 0);
-		if (keep_worst) {
-			struct io_request r = { .via = VIA_FLUSH };
-
-			note_worst(&r, row, IO_FLUSH, rq->start_time_ns, rq->io_start_time_ns);
-		}
+		s->r.via = VIA_FLUSH;
+		note_worst(&s->r, row, IO_FLUSH, rq->start_time_ns, rq->io_start_time_ns);
 		goto out;
 	}
 	if (bio && bytes) {
-		if (!bio->bi_next && !(c.flags & SLOT_PARTIAL)) {
-			struct bio_view v = {
-				.bio = (__u64)bio,
-				.bdev = (__u64)bio->bi_bdev,
-				.vec = (__u64)bio->bi_io_vec,
-				.private = (__u64)bio->bi_private,
-				.sector = bio->bi_iter.bi_sector,
-				.opf = bio->bi_opf,
-				.idx = bio->bi_iter.bi_idx,
-				.done = bio->bi_iter.bi_bvec_done,
-				.bytes = bytes,
-			};
+		if (!bio->bi_next && !(c->flags & SLOT_PARTIAL)) {
+			struct bio_view *v = &s->v;
 
-			if (!v.idx)
-				v.page = (__u64)bio->bi_io_vec->bv_page;
-			else
-				v.page = bvec_page(v.vec, v.idx);
-			c.left = 0;
-			c.alone = true;
-			charge_bio(&c, &v);
+			v->bio = (__u64)bio;
+			v->bdev = (__u64)bio->bi_bdev;
+			v->vec = (__u64)bio->bi_io_vec;
+			v->private = (__u64)bio->bi_private;
+			v->sector = bio->bi_iter.bi_sector;
+			v->opf = bio->bi_opf;
+			v->idx = bio->bi_iter.bi_idx;
+			v->done = bio->bi_iter.bi_bvec_done;
+			v->bytes = bytes;
+			v->page = bvec_page(*(volatile __u64 *)&v->vec, v->idx); /* read back, it is a number */
+			c->left = 0;
+			c->alone = true;
+			charge_bio(s);
 		} else {
-			c.bio = as_number(bio);
-			bpf_loop(MOST_PIECES, charge_next_bio, &c, 0);
+			c->bio = (__u64)bio;
+			bpf_loop(MOST_PIECES, charge_next_bio, &s, 0);
 			if (slot)
 				slot->flags |= SLOT_PARTIAL;
 		}
 	}
-	c.alone = true;
-	if (c.left)
-		charge_submitter(&c, 0, c.op == IO_READ ? VIA_READ_DIRECT : c.op == IO_DISCARD ? VIA_DISCARD : VIA_WRITE_DIRECT,
-				 c.left);
-	if (c.to.owners)
-		row = largest_owner(&c.to);
-	else if (slot && c.flags & SLOT_CHARGED) {
-		row = c.row;
-		c.to.via = slot->via;
+	c->alone = true;
+	if (c->left)
+		charge_submitter(c, 0, c->op == IO_READ ? VIA_READ_DIRECT : c->op == IO_DISCARD ? VIA_DISCARD : VIA_WRITE_DIRECT,
+				 c->left);
+	if (c->to.owners)
+		row = largest_owner(&c->to);
+	else if (slot && c->flags & SLOT_CHARGED) {
+		row = c->row;
+		c->to.via = slot->via;
 	} else
-		row = submitter_row(&c);
+		row = submitter_row(c);
 	/*
 	 * A request of a flush sequence completes once with its data, and again with none
 	 * when the sequence ends: only then is it counted (blk_account_io_done()).
@@ -334,15 +458,14 @@ static __noinline int complete(struct request *rq, struct request_slot *slot, __
 	if (slot)
 		slot->done += bytes;
 	if (last && !sequence) {
-		count_operation(row, c.op, rq->start_time_ns, rq->io_start_time_ns);
-		if (keep_worst) {
-			struct io_request r = { .bytes = slot ? slot->done : bytes, .via = c.to.via, .sector = rq->__sector };
-
-			note_worst(&r, row, c.op, rq->start_time_ns, rq->io_start_time_ns);
-		}
-	} else if (slot && c.to.owners) {
+		count_operation(row, c->op, rq->start_time_ns, rq->io_start_time_ns);
+		s->r.bytes = slot ? slot->done : bytes;
+		s->r.via = c->to.via;
+		s->r.sector = rq->__sector;
+		note_worst(&s->r, row, c->op, rq->start_time_ns, rq->io_start_time_ns);
+	} else if (slot && c->to.owners) {
 		slot->row = row;
-		slot->via = c.to.via;
+		slot->via = c->to.via;
 		slot->flags |= SLOT_CHARGED;
 		slot->task = 0;
 	}
@@ -424,63 +547,53 @@ static __always_inline bool takes_bios(struct bio *bio)
 SEC("tp_btf/block_bio_queue")
 int BPF_PROG(bio_queue, struct bio *bio)
 {
-	struct bio_owner own = { .owner = OWNER_UNATTRIBUTED_PROCESS_TABLE_FULL, .start = bpf_ktime_get_ns() };
-	struct task_struct *task = bpf_get_current_task_btf();
-	__u64 key = as_number(bio);
-	struct task_context *c;
-
-	if (!takes_bios(bio))
-		return 0;
-	c = task_context(task);
-	if (c) {
-		own.owner = c->owner;
-		own.flags = submission_flags(c, task, bio->bi_opf);
-		own.fs_device = c->commit_device;
-		own.tid = c->commit_tid;
-	}
-	return bio_keep_owner(key, &own);
+	return takes_bios(bio) ? keep_submitter(bio, bpf_ktime_get_ns()) : 0;
 }
 
 /* Fires for these devices alone; they account whole bios when they end (bio_end_io_acct(), block/blk-core.c). */
 SEC("tp_btf/block_bio_complete")
 int BPF_PROG(bio_complete, struct request_queue *q, struct bio *bio)
 {
-	__u64 key = as_number(bio), start = 0;
 	__u32 owner = bio_owners_overflowed ? OWNER_UNATTRIBUTED_MERGED_BIOS_FULL : OWNER_UNATTRIBUTED_BEFORE_ATTACH;
-	struct completion c = {
-		.op = op_of(bio->bi_opf),
-		.alone = true,
-		.to.device = disk_device(bio->bi_bdev->bd_disk),
-	};
-	struct bio_view v = {
-		.bio = key,
-		.bdev = (__u64)bio->bi_bdev,
-		.vec = (__u64)bio->bi_io_vec,
-		.private = (__u64)bio->bi_private,
-		.sector = bio->bi_iter.bi_sector,
-		.opf = bio->bi_opf,
-		.idx = bio->bi_iter.bi_idx,
-		.done = bio->bi_iter.bi_bvec_done,
-		.bytes = bio->bi_iter.bi_size,
-	};
+	__u64 key = as_number(bio), start = 0;
 	struct bio_owner *own;
+	struct completion *c;
+	struct bio_view *v;
+	struct scratch *s;
 
 	if (!takes_bios(bio))
 		return 0;
+	s = scratch(SCRATCH_BIO_COMPLETE);
+	if (!s)
+		return 0;
+	c = &s->c;
+	c->op = op_of(bio->bi_opf);
+	c->alone = true;
+	c->to.device = disk_device(bio->bi_bdev->bd_disk);
+	v = &s->v;
+	v->bio = key;
+	v->bdev = (__u64)bio->bi_bdev;
+	v->vec = (__u64)bio->bi_io_vec;
+	v->private = (__u64)bio->bi_private;
+	v->sector = bio->bi_iter.bi_sector;
+	v->opf = bio->bi_opf;
+	v->idx = bio->bi_iter.bi_idx;
+	v->done = bio->bi_iter.bi_bvec_done;
+	v->bytes = bio->bi_iter.bi_size;
 	own = bpf_map_lookup_elem(&bio_owners, &key);
 	if (own) {
 		start = own->start;
 		owner = own->owner;
-		c.flags = own->flags;
-		c.fs_device = own->fs_device;
-		c.tid = own->tid;
+		c->flags = own->flags;
+		c->fs_device = own->fs_device;
+		c->tid = own->tid;
 		bpf_map_delete_elem(&bio_owners, &key);
 	}
-	v.page = bvec_page(v.vec, v.idx);
-	c.row = io_row_find(owner, c.to.device);
-	charge_bio(&c, &v);
-	if (c.op != IO_FLUSH)
-		count_operation(c.to.owners ? largest_owner(&c.to) : c.row, c.op, start, start);
+	v->page = bvec_page(*(volatile __u64 *)&v->vec, v->idx); /* read back, it is a number */
+	c->row = io_row_find(owner, c->to.device);
+	charge_bio(s);
+	if (c->op != IO_FLUSH)
+		count_operation(c->to.owners ? largest_owner(&c->to) : c->row, c->op, start, start);
 	return 0;
 }
 
@@ -817,12 +930,17 @@ static long settle_slot(void *map, const __u32 *key, struct request_slot *slot, 
 	/* A request whose references are gone is free (blk_mq_free_request(), block/blk-mq.c). */
 	if (flags & SLOT_LIVE && !BPF_CORE_READ(rq, ref.counter) &&
 	    __sync_val_compare_and_swap(&slot->flags, flags, 0) == flags)
-		charge_unseen(slot, flags);
+		charge_unseen(slot, flags, SCRATCH_SETTLE);
 	return 0;
 }
 
+/*
+ * Programs that user space runs (BPF_PROG_TEST_RUN). What can make a row needs a queue, which programs that
+ * may sleep, as those of SEC("syscall"), cannot use before 6.2.
+ */
+
 /* Before a reading: charges the requests that completed unseen and whose tag was not used again. */
-SEC("syscall")
+SEC("raw_tp")
 int settle(void *ctx)
 {
 	bpf_for_each_map_elem(&request_slots, settle_slot, NULL, 0);
@@ -874,8 +992,8 @@ int sweep_io(struct sweep *ctx)
 }
 
 /* Makes the row that a device's bytes go to when there is no room for their owner's. */
-SEC("syscall")
-int add_device(struct io_row_key *ctx)
+SEC("raw_tp")
+int add_device(struct bpf_raw_tracepoint_args *ctx)
 {
-	return io_row_find(OWNER_UNATTRIBUTED_ROW_TABLE_FULL, ctx->device);
+	return io_row_find(OWNER_UNATTRIBUTED_ROW_TABLE_FULL, ctx->args[0]);
 }

@@ -61,8 +61,14 @@ struct blk_mq_tags {
 	unsigned int nr_tags;
 };
 
+struct blk_flush_queue {
+	unsigned int flush_running_idx : 1;
+	struct list_head flush_queue[2];
+};
+
 struct blk_mq_hw_ctx {
 	unsigned int queue_num;
+	struct blk_flush_queue *fq;
 	struct blk_mq_tags *tags;
 	struct blk_mq_tags *sched_tags;
 };
@@ -91,9 +97,5 @@ enum req_flag_bits {
 };
 
 /* Since 6.11; macros before (see compat.bpf.h). */
-enum rqf_flags {
-	__RQF_FLUSH_SEQ = 0,
-	__RQF_IO_STAT = 0,
-};
 
 #pragma clang attribute pop

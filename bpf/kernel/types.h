@@ -44,6 +44,10 @@ enum {
 
 #define BPF_LOCAL_STORAGE_GET_F_CREATE 1ULL
 
+struct bpf_raw_tracepoint_args {
+	__u64 args[0];
+};
+
 /* include/linux/sched.h */
 #define PF_KTHREAD 0x00200000
 #define PF_LOCAL_THROTTLE 0x00100000

@@ -59,6 +59,49 @@ struct bio_view {
 	__u64 sector;
 };
 
+/* The folios of a bio whose inode several owners dirtied. */
+struct folio_walk {
+	__u64 vec, inode;
+	__u32 idx, done, left;
+	__u32 via;
+};
+
+/*
+ * What a completion is worked out in. On the stack it would be too large: a program and
+ * all that it calls have 512 bytes.
+ */
+struct scratch {
+	struct completion c;
+	struct bio_view v;
+	struct folio_walk w;
+	struct io_request r;
+};
+
+/* Each program has its own: one can interrupt another, but never itself. */
+enum scratch_user {
+	SCRATCH_REQUEST_COMPLETE,
+	SCRATCH_BIO_COMPLETE,
+	SCRATCH_START,
+	SCRATCH_SETTLE,
+	SCRATCH_USERS,
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, SCRATCH_USERS);
+	__type(key, __u32);
+	__type(value, struct scratch);
+} scratches SEC(".maps");
+
+static __always_inline struct scratch *scratch(__u32 user)
+{
+	struct scratch *s = bpf_map_lookup_elem(&scratches, &user);
+
+	if (s)
+		__builtin_memset(s, 0, sizeof(*s));
+	return s;
+}
+
 static __always_inline void note_owner(struct pieces *to, __u32 row, __u32 bytes)
 {
 	for (int i = 0; i < MOST_OWNERS; i++) {
@@ -138,18 +181,12 @@ checked_once int charge_submitter(struct completion *c, __u64 bio, __u32 via, __
 
 const volatile __u32 page_shift = 12;
 
-/* A bio of an inode that several owners dirtied, while its folios are walked. */
-struct folio_walk {
-	__u64 vec, inode;
-	__u32 idx, done, left;
-	__u32 via;
-	struct pieces to;
-};
-
 /* One folio, or the part of it that is in this bio. */
 static long charge_folio(__u32 i, void *ctx)
 {
-	struct folio_walk *w = ctx;
+	struct scratch *s = *(struct scratch **)ctx;
+	struct folio_walk *w = &s->w;
+	struct pieces *to = &s->c.to;
 	__u64 vec_at = w->vec;
 	__u32 idx = w->idx;
 	struct bio_vec *vec = bvec_at(vec_at, idx);
@@ -176,8 +213,8 @@ static long charge_folio(__u32 i, void *ctx)
 		take = rest;
 	if (take > w->left)
 		take = w->left;
-	row = io_row_find(dirty_folio_owner(e, inode, head, flags), w->to.device);
-	charge_row(&w->to, row, w->via, take);
+	row = io_row_find(dirty_folio_owner(e, inode, head, flags), to->device);
+	charge_row(to, row, w->via, take);
 	if (keep_files)
 		io_file_add(row, inode, true, take);
 	w->left -= take;
@@ -189,40 +226,38 @@ static long charge_folio(__u32 i, void *ctx)
 	return 0;
 }
 
-static __always_inline int charge_shared(struct pieces *to, struct bio_view *v, __u64 inode, __u32 via)
+static __always_inline int charge_shared(struct scratch *s, __u64 inode, __u32 via)
 {
-	struct folio_walk w = { .inode = inode, .via = via };
+	struct folio_walk *w = &s->w;
 
-	if (!to || !v)
-		return 0;
-	w.vec = v->vec;
-	w.idx = v->idx;
-	w.done = v->done;
-	w.left = v->bytes;
-	w.to = *to;
-	bpf_loop(MOST_PIECES, charge_folio, &w, 0);
-	if (w.left) {
+	w->inode = inode;
+	w->via = via;
+	w->vec = s->v.vec;
+	w->idx = s->v.idx;
+	w->done = s->v.done;
+	w->left = s->v.bytes;
+	bpf_loop(MOST_PIECES, charge_folio, &s, 0);
+	if (w->left) {
 		lose(LOSS_REQUEST_TOO_LONG);
-		charge(&w.to, OWNER_UNATTRIBUTED_REQUEST_TOO_LONG, via, w.left);
+		charge(&s->c.to, OWNER_UNATTRIBUTED_REQUEST_TOO_LONG, via, w->left);
 	}
-	*to = w.to;
 	return 0;
 }
 
 /* Charges pages to whoever dirtied them. */
-static __always_inline int charge_dirtier(struct pieces *to, struct bio_view *v, __u64 inode, __u32 via)
+static __always_inline int charge_dirtier(struct scratch *s, __u64 inode, __u32 via)
 {
 	struct dirty_inode *e = bpf_map_lookup_elem(&dirty_inodes, &inode);
+	struct pieces *to = &s->c.to;
+	struct bio_view *v = &s->v;
 	__u32 row;
 	__u64 at;
 
-	if (!to || !v)
-		return 0;
 	if (!e)
 		return charge(to, dirty_inodes_overflowed ? OWNER_UNATTRIBUTED_DIRTY_INODES_FULL : OWNER_UNATTRIBUTED_BEFORE_ATTACH,
 			      via, v->bytes);
 	if (e->shared)
-		return charge_shared(to, v, inode, via);
+		return charge_shared(s, inode, via);
 	at = e->row_at;
 	row = at;
 	if (at >> 32 != to->device || !row) {
@@ -237,10 +272,9 @@ static __always_inline int charge_dirtier(struct pieces *to, struct bio_view *v,
 /* The file system on a device, by its magic number; 0 if it has none or does not say. */
 checked_once __u64 file_system_on(__u64 bdev)
 {
-	struct block_device *dev = (void *)bdev;
-	struct super_block *sb = BPF_CORE_READ(dev, bd_holder); /* the super block since 6.5, its type before */
+	struct super_block *sb = block_device_super(bdev);
 
-	return sb ? BPF_CORE_READ(sb, s_magic) : 0;
+	return sb ? BPF_CORE_READ(sb, s_magic) : is_held_by_btrfs(bdev) ? BTRFS_SUPER_MAGIC : 0;
 }
 
 static __always_inline __u32 block_device_number(__u64 bdev)
@@ -339,16 +373,20 @@ static __always_inline bool is_unwritten(__u64 private)
 }
 
 /* Direct I/O, whose file is in the iomap_dio that the bio belongs to: an inode on this device proves that it is one. */
-checked_once int charge_direct(struct completion *c, struct bio_view *v)
+checked_once int charge_direct(struct scratch *s)
 {
+	struct completion *c;
+	struct bio_view *v;
 	bool unwritten;
 	struct iomap_dio *dio;
 	struct inode *inode;
 	struct io_row *row;
 	__u32 at;
 
-	if (!c || !v)
+	if (!s)
 		return 0;
+	c = &s->c;
+	v = &s->v;
 	charge_submitter(c, v->bio, c->op == IO_READ ? VIA_READ_DIRECT : VIA_WRITE_DIRECT, v->bytes);
 	unwritten = c->op == IO_WRITE && is_unwritten(v->private);
 	if (!keep_files && !unwritten)
@@ -387,15 +425,19 @@ checked_once __u64 btrfs_bio_inode(__u64 bio)
 }
 
 /* Charges one bio, by what its first page is: all pages of a bio are of one kind and of one inode. */
-checked_once int charge_bio(struct completion *c, struct bio_view *v)
+checked_once int charge_bio(struct scratch *s)
 {
 	__u64 head = 0, flags = 0, mapping = 0, inode;
 	struct dirty_inode *e = NULL;
 	struct block_device *bdev;
 	__u32 kind, via = VIA_WRITE_WRITEBACK;
+	struct completion *c;
+	struct bio_view *v;
 
-	if (!c || !v)
+	if (!s)
 		return 0;
+	c = &s->c;
+	v = &s->v;
 	if (c->op == IO_DISCARD)
 		return charge_submitter(c, v->bio, VIA_DISCARD, v->bytes);
 	if (v->page) {
@@ -431,7 +473,7 @@ checked_once int charge_bio(struct completion *c, struct bio_view *v)
 			return charge_submitter(c, v->bio, VIA_READ_METADATA, v->bytes);
 		/* A page that has its data already is the buffer of a direct read, mapped from another file. */
 		if (page_flag(flags, PG_uptodate))
-			return charge_direct(c, v);
+			return charge_direct(s);
 		charge_submitter(c, v->bio, VIA_READ_FILE, v->bytes);
 		if (keep_files)
 			io_file_add(last_row(&c->to), inode, false, v->bytes);
@@ -447,7 +489,7 @@ checked_once int charge_bio(struct completion *c, struct bio_view *v)
 	if (page_flag(flags, PG_writeback))
 		goto dirtier;
 	/* The buffer of a direct write is itself a page of another file. */
-	return charge_direct(c, v);
+	return charge_direct(s);
 
 no_file:
 	if (v->opf & (1U << bpf_core_enum_value(enum req_flag_bits, __REQ_META))) {
@@ -465,38 +507,40 @@ no_file:
 		if (inode)
 			goto dirtier;
 	}
-	return charge_direct(c, v);
+	return charge_direct(s);
 
 dirtier:
-	return charge_dirtier(&c->to, v, inode, via);
+	return charge_dirtier(s, inode, via);
 }
 
 /* The bios of a request that has several. */
 static long charge_next_bio(__u32 i, void *ctx)
 {
-	struct completion *c = ctx;
-	struct bio *bio = (void *)c->bio;
-	struct bio_view v = { .bio = c->bio };
-	__u64 key = c->bio;
-	bool whole;
+	struct scratch *s = *(struct scratch **)ctx;
+	struct completion *c = &s->c;
+	struct bio_view *v = &s->v;
+	__u64 key = c->bio, vec;
+	struct bio *bio = (void *)key;
+	__u32 bytes, idx;
 
 	if (!bio || !c->left)
 		return 1;
-	v.sector = BPF_CORE_READ(bio, bi_iter.bi_sector);
-	v.opf = BPF_CORE_READ(bio, bi_opf);
-	v.private = (__u64)BPF_CORE_READ(bio, bi_private);
-	v.bdev = (__u64)BPF_CORE_READ(bio, bi_bdev);
-	v.vec = (__u64)BPF_CORE_READ(bio, bi_io_vec);
-	v.idx = BPF_CORE_READ(bio, bi_iter.bi_idx);
-	v.done = BPF_CORE_READ(bio, bi_iter.bi_bvec_done);
-	v.bytes = BPF_CORE_READ(bio, bi_iter.bi_size);
-	v.page = bvec_page(v.vec, v.idx);
-	whole = v.bytes <= c->left;
-	if (!whole)
-		v.bytes = c->left;
-	c->left -= v.bytes;
-	charge_bio(c, &v);
-	if (whole)
+	vec = (__u64)BPF_CORE_READ(bio, bi_io_vec);
+	idx = BPF_CORE_READ(bio, bi_iter.bi_idx);
+	v->bio = key;
+	v->sector = BPF_CORE_READ(bio, bi_iter.bi_sector);
+	v->opf = BPF_CORE_READ(bio, bi_opf);
+	v->private = (__u64)BPF_CORE_READ(bio, bi_private);
+	v->bdev = (__u64)BPF_CORE_READ(bio, bi_bdev);
+	v->vec = vec;
+	v->idx = idx;
+	v->done = BPF_CORE_READ(bio, bi_iter.bi_bvec_done);
+	v->page = bvec_page(vec, idx);
+	bytes = BPF_CORE_READ(bio, bi_iter.bi_size);
+	v->bytes = bytes < c->left ? bytes : c->left;
+	c->left -= v->bytes;
+	charge_bio(s);
+	if (bytes == v->bytes)
 		bpf_map_delete_elem(&bio_owners, &key);
 	c->bio = (__u64)BPF_CORE_READ(bio, bi_next);
 	return 0;
@@ -548,15 +592,16 @@ static __always_inline enum io_op op_of(__u32 cmd_flags)
  * PID 1 is current, interrupts included. But a request that was started and whose tag is
  * free again has completed: it is charged then, as what it was when it started.
  */
-checked_once int charge_unseen(struct request_slot *slot, __u32 flags)
+checked_once int charge_unseen(struct request_slot *slot, __u32 flags, __u32 user)
 {
-	struct completion c = { .alone = true };
+	struct scratch *s = scratch(user);
+	struct completion *c;
 	struct dirty_inode *e;
 	struct io_row *row;
 	__u32 bytes, at, op;
 	__u64 inode;
 
-	if (!slot)
+	if (!slot || !s)
 		return 0;
 	/* As at a completion that is seen, passthrough does not count. */
 	op = slot->cmd_flags & REQ_OP_MASK;
@@ -564,25 +609,28 @@ checked_once int charge_unseen(struct request_slot *slot, __u32 flags)
 		return 0;
 	inode = slot->inode;
 	bytes = slot->bytes > slot->done ? slot->bytes - slot->done : 0;
-	c.op = op_of(slot->cmd_flags);
-	c.row = slot->row;
-	c.flags = flags;
-	c.fs_device = slot->fs_device;
-	c.tid = slot->tid;
-	c.to.device = slot->device;
+	c = &s->c;
+	c->alone = true;
+	c->op = op_of(slot->cmd_flags);
+	c->row = slot->row;
+	c->flags = flags;
+	c->fs_device = slot->fs_device;
+	c->tid = slot->tid;
+	c->to.device = slot->device;
 	lose(LOSS_UNSEEN_COMPLETIONS);
 	if (inode) {
 		e = bpf_map_lookup_elem(&dirty_inodes, &inode);
-		charge(&c.to, e && e->kind == INODE_FILE && !e->shared ? e->owner : OWNER_UNATTRIBUTED_UNSEEN_COMPLETION,
+		charge(&c->to, e && e->kind == INODE_FILE && !e->shared ? e->owner : OWNER_UNATTRIBUTED_UNSEEN_COMPLETION,
 		       VIA_WRITE_WRITEBACK, bytes);
 	} else {
-		charge_submitter(&c, 0, c.op == IO_READ	   ? VIA_READ_DIRECT :
-				      c.op == IO_DISCARD ? VIA_DISCARD :
-							   VIA_WRITE_DIRECT, bytes);
+		charge_submitter(c, 0, c->op == IO_READ	    ? VIA_READ_DIRECT :
+				       c->op == IO_DISCARD ? VIA_DISCARD :
+							     VIA_WRITE_DIRECT, bytes);
 	}
-	at = c.to.piece[0].row;
+	at = c->to.piece[0].row;
+	op = c->op;
 	row = bpf_map_lookup_elem(&io_rows, &at);
-	if (row && c.op < IO_OPS)
-		__sync_fetch_and_add(&row->ops[c.op], 1);
+	if (row && op < IO_OPS)
+		__sync_fetch_and_add(&row->ops[op], 1);
 	return 0;
 }

@@ -45,22 +45,85 @@ static __always_inline struct kernfs_node *kernfs_parent(struct kernfs_node *kn)
 	return BPF_CORE_READ(kn, __parent);
 }
 
-/* request.rq_flags were macros before enum rqf_flags of 6.11. Goes when 6.1 and 6.6 do. */
-#define OLD_RQF_FLUSH_SEQ (1U << 4)
-#define OLD_RQF_IO_STAT (1U << 13)
+/*
+ * Bits of request.rq_flags: macros at first, then an enum without a name, then enum rqf_flags. User space
+ * finds them, and these are the macros'. Goes when 6.1 and 6.12 do.
+ */
+const volatile __u32 rqf_flush_seq = 4;
+const volatile __u32 rqf_io_stat = 13;
 
 static __always_inline bool rq_in_flush_sequence(__u32 rq_flags)
 {
-	if (bpf_core_enum_value_exists(enum rqf_flags, __RQF_FLUSH_SEQ))
-		return rq_flags & (1U << bpf_core_enum_value(enum rqf_flags, __RQF_FLUSH_SEQ));
-	return rq_flags & OLD_RQF_FLUSH_SEQ;
+	return rq_flags & 1U << rqf_flush_seq;
 }
 
 static __always_inline bool rq_keeps_stats(__u32 rq_flags)
 {
-	if (bpf_core_enum_value_exists(enum rqf_flags, __RQF_IO_STAT))
-		return rq_flags & (1U << bpf_core_enum_value(enum rqf_flags, __RQF_IO_STAT));
-	return rq_flags & OLD_RQF_IO_STAT;
+	return rq_flags & 1U << rqf_io_stat;
+}
+
+/*
+ * block_io_start is there since 6.5; block_getrq, block_rq_insert and block_rq_issue stand in for it before
+ * (bpf/io.bpf.c). Goes when 6.1 does.
+ */
+typedef void (*btf_trace_block_io_start)(void *, struct request *);
+
+static __always_inline bool has_io_start(void)
+{
+	return bpf_core_type_exists(btf_trace_block_io_start);
+}
+
+/*
+ * The super block on a device, if it says. It holds the device since 6.5; before, its type did, and
+ * bd_super named it, but not for btrfs, which opens its devices itself. The flavour goes when 6.1 does.
+ */
+struct file_system_type {
+	const char *name;
+} __attribute__((preserve_access_index));
+
+struct block_device___v65 {
+	struct super_block *bd_super;
+	struct file_system_type *bd_holder;
+} __attribute__((preserve_access_index));
+
+static __always_inline struct super_block *block_device_super(__u64 bdev)
+{
+	struct block_device___v65 *old = (void *)bdev;
+	struct block_device *dev = (void *)bdev;
+
+	if (bpf_core_field_exists(old->bd_super))
+		return BPF_CORE_READ(old, bd_super);
+	return BPF_CORE_READ(dev, bd_holder);
+}
+
+static __always_inline bool is_held_by_btrfs(__u64 bdev)
+{
+	struct block_device___v65 *old = (void *)bdev;
+	__u64 name = 0;
+
+	if (!bpf_core_field_exists(old->bd_super))
+		return false;
+	bpf_probe_read_kernel_str(&name, sizeof(name), BPF_CORE_READ(old, bd_holder, name));
+	return name == 0x7366727462; /* "btrfs" */
+}
+
+struct request___v64 {
+	struct {
+		struct list_head list;
+	} flush;
+} __attribute__((preserve_access_index));
+
+/* struct dentry's union with d_alias has no name from 7.1 on. The old form goes when 6.18 does. */
+struct dentry___v71 {
+	struct hlist_node d_alias;
+} __attribute__((preserve_access_index));
+
+/* The dentry of a link in inode.i_dentry. */
+static __always_inline __u64 dentry_of_alias(__u64 alias)
+{
+	if (bpf_core_field_exists(struct dentry___v71, d_alias))
+		return alias - bpf_core_field_offset(struct dentry___v71, d_alias);
+	return alias - bpf_core_field_offset(struct dentry, d_u.d_alias);
 }
 
 /*
@@ -79,7 +142,7 @@ static __always_inline __u64 page_head(__u64 page)
 		if (!(info & 1))
 			return page;
 		if (!(bpf_core_type_size(struct page) & (bpf_core_type_size(struct page) - 1)))
-			return page & info;
+			return as_number((void *)page) & info;
 		return info - 1;
 	}
 	bpf_core_read(&info, sizeof(info), &p->compound_head);

@@ -159,7 +159,6 @@ struct io_file_key {
 
 struct io_file {
 	__u64 read_bytes, write_bytes;
-	struct name_key name;
 };
 
 struct {
@@ -187,11 +186,9 @@ checked_once int io_file_add(__u32 at, __u64 inode_at, bool write, __u32 bytes)
 	f = bpf_map_lookup_elem(&io_files, &key);
 	if (!f) {
 		/* The top bit keeps files apart from cgroups, and a device number from an executable's address. */
-		fresh.name.a = (__u64)key.device << 32 | key.generation;
-		fresh.name.b = key.ino | 1ULL << 63;
 		alias = (__u64)BPF_CORE_READ(inode, i_dentry.first);
 		if (alias)
-			name_of_path(&fresh.name, alias - bpf_core_field_offset(struct dentry, d_u.d_alias), 0);
+			name_of_path((__u64)key.device << 32 | key.generation, key.ino | 1ULL << 63, dentry_of_alias(alias), 0);
 		bpf_map_update_elem(&io_files, &key, &fresh, BPF_NOEXIST);
 		f = bpf_map_lookup_elem(&io_files, &key);
 		if (!f) {

@@ -185,12 +185,13 @@ static __always_inline void name_add(struct name_walk *w, const void *part)
 }
 
 /* Where the path of something is put together; NULL if it is kept already. */
-static __always_inline struct name *name_begin(struct name_key *key)
+static __always_inline struct name *name_begin(__u64 a, __u64 b)
 {
+	struct name_key key = { a, b };
 	__u32 zero = 0;
 	struct name *n;
 
-	if ((!key->a && !key->b) || bpf_map_lookup_elem(&names, key))
+	if ((!a && !b) || bpf_map_lookup_elem(&names, &key))
 		return NULL;
 	n = bpf_map_lookup_elem(&name_scratch, &zero);
 	if (n)
@@ -198,9 +199,11 @@ static __always_inline struct name *name_begin(struct name_key *key)
 	return n;
 }
 
-static __always_inline void name_keep(struct name_key *key, struct name *n)
+static __always_inline void name_keep(__u64 a, __u64 b, struct name *n)
 {
-	if (bpf_map_update_elem(&names, key, n, BPF_ANY))
+	struct name_key key = { a, b };
+
+	if (bpf_map_update_elem(&names, &key, n, BPF_ANY))
 		lose(LOSS_NAME_TABLE_FULL);
 }
 
@@ -226,20 +229,21 @@ static long name_dentry(__u32 i, void *ctx)
 	return 0;
 }
 
-/* The path of a dentry within its mount namespace, or within its file system if mnt is 0. */
-checked_once int name_of_path(struct name_key *key, __u64 dentry, __u64 vfsmnt)
+/*
+ * Keeps the path of a dentry within its mount namespace, or within its file system if mnt is 0. The
+ * key comes in two words: what a pointer leads to could be no key before 6.2.
+ */
+checked_once int name_of_path(__u64 a, __u64 b, __u64 dentry, __u64 vfsmnt)
 {
 	struct name_walk w = { .at = dentry };
 
-	if (!key)
-		return 0;
-	w.name = name_begin(key);
+	w.name = name_begin(a, b);
 	if (!w.name)
 		return 0;
 	if (vfsmnt)
 		w.mnt = vfsmnt - bpf_core_field_offset(struct mount, mnt);
 	bpf_loop(NAME_DEPTH, name_dentry, &w, 0);
-	name_keep(key, w.name);
+	name_keep(a, b, w.name);
 	return 0;
 }
 
@@ -265,11 +269,11 @@ checked_once int name_of_cgroup(struct name_key *key, __u64 cgroup)
 		return 0;
 	key->a = BPF_CORE_READ(kn, id);
 	key->b = 1 + BPF_CORE_READ(cgrp, root, hierarchy_id);
-	w.name = name_begin(key);
+	w.name = name_begin(key->a, key->b);
 	if (!w.name)
 		return 0;
 	bpf_loop(NAME_DEPTH, name_kernfs, &w, 0);
-	name_keep(key, w.name);
+	name_keep(key->a, key->b, w.name);
 	return 0;
 }
 
@@ -337,7 +341,7 @@ checked_once int process_describe(struct process *p, __u64 task_at)
 		/* The inode number tells a dentry from a later one at the same address. */
 		key.a = (__u64)dentry;
 		key.b = BPF_CORE_READ(exe, f_inode, i_ino) << 16;
-		name_of_path(&key, (__u64)dentry, (__u64)BPF_CORE_READ(exe, f_path.mnt));
+		name_of_path(key.a, key.b, (__u64)dentry, (__u64)BPF_CORE_READ(exe, f_path.mnt));
 		p->exe = key;
 	}
 	key.a = key.b = 0;

@@ -35,7 +35,7 @@ struct request_slot {
 	__u64 task, task_start;
 	__u64 disk;            /* struct gendisk *, then */
 	__u32 journal_writers; /* then */
-	__u32 zero;
+	__u32 started;         /* low half of request.start_time_ns, where there is no block_io_start */
 };
 
 /* Counts the threads that began to write a journal: what slots note of threads before that is void. */
@@ -170,6 +170,12 @@ found:
 	return bpf_map_lookup_elem(&request_slots, &at);
 }
 
+/* Whether a slot is that of this request, and not of an earlier one with its tag: where there is no block_io_start. */
+static __always_inline bool is_started(struct request_slot *slot, __u64 rq, __u64 start)
+{
+	return slot->flags & SLOT_LIVE && slot->request == rq && slot->started == (__u32)start;
+}
+
 /* Whether the pages of a bio tell its owner, so that its submitter need not be kept. */
 static __always_inline bool is_writeback(__u32 opf, __u64 page)
 {
@@ -178,9 +184,9 @@ static __always_inline bool is_writeback(__u32 opf, __u64 page)
 	return page_flag(folio_flags(page_head(page)), PG_writeback);
 }
 
-checked_once int bio_keep_owner(__u64 bio, struct bio_owner *own)
+static __always_inline int bio_keep_owner(__u64 bio, struct bio_owner *own)
 {
-	if (own && bpf_map_update_elem(&bio_owners, &bio, own, BPF_ANY)) {
+	if (bpf_map_update_elem(&bio_owners, &bio, own, BPF_ANY)) {
 		bio_owners_overflowed = BIO_SWEEPS;
 		lose(LOSS_MERGED_BIOS_FULL);
 	}

@@ -31,11 +31,6 @@ type bpfIoFile struct {
 	_          structs.HostLayout
 	ReadBytes  uint64
 	WriteBytes uint64
-	Name       struct {
-		_ structs.HostLayout
-		A uint64
-		B uint64
-	}
 }
 
 type bpfIoFileKey struct {
@@ -263,6 +258,7 @@ const (
 	bpfMapProcessesReturned          = "processes_returned"
 	bpfMapQueues                     = "queues"
 	bpfMapRequestSlots               = "request_slots"
+	bpfMapScratches                  = "scratches"
 	bpfMapShares                     = "shares"
 	bpfMapTasks                      = "tasks"
 	bpfMapTransactions               = "transactions"
@@ -281,7 +277,10 @@ const (
 	bpfProgHandleStart               = "handle_start"
 	bpfProgHandleStats               = "handle_stats"
 	bpfProgMarkInodeDirty            = "mark_inode_dirty"
+	bpfProgRequestAllocated          = "request_allocated"
 	bpfProgRequestComplete           = "request_complete"
+	bpfProgRequestInsert             = "request_insert"
+	bpfProgRequestIssue              = "request_issue"
 	bpfProgRequestMerge              = "request_merge"
 	bpfProgRequestStart              = "request_start"
 	bpfProgRunStats                  = "run_stats"
@@ -310,6 +309,8 @@ const (
 	bpfVarPageShift                  = "page_shift"
 	bpfVarProcessFlagsType           = "process_flags_type"
 	bpfVarRequestSlotPool            = "request_slot_pool"
+	bpfVarRqfFlushSeq                = "rqf_flush_seq"
+	bpfVarRqfIoStat                  = "rqf_io_stat"
 	bpfVarTransactionWriteType       = "transaction_write_type"
 	bpfVarTransactionsOverflowed     = "transactions_overflowed"
 	bpfVarXaMarkShift                = "xa_mark_shift"
@@ -372,7 +373,10 @@ type bpfProgramSpecs struct {
 	HandleStart      *ebpf.ProgramSpec `ebpf:"handle_start"`
 	HandleStats      *ebpf.ProgramSpec `ebpf:"handle_stats"`
 	MarkInodeDirty   *ebpf.ProgramSpec `ebpf:"mark_inode_dirty"`
+	RequestAllocated *ebpf.ProgramSpec `ebpf:"request_allocated"`
 	RequestComplete  *ebpf.ProgramSpec `ebpf:"request_complete"`
+	RequestInsert    *ebpf.ProgramSpec `ebpf:"request_insert"`
+	RequestIssue     *ebpf.ProgramSpec `ebpf:"request_issue"`
 	RequestMerge     *ebpf.ProgramSpec `ebpf:"request_merge"`
 	RequestStart     *ebpf.ProgramSpec `ebpf:"request_start"`
 	RunStats         *ebpf.ProgramSpec `ebpf:"run_stats"`
@@ -410,6 +414,7 @@ type bpfMapSpecs struct {
 	ProcessesReturned  *ebpf.MapSpec `ebpf:"processes_returned"`
 	Queues             *ebpf.MapSpec `ebpf:"queues"`
 	RequestSlots       *ebpf.MapSpec `ebpf:"request_slots"`
+	Scratches          *ebpf.MapSpec `ebpf:"scratches"`
 	Shares             *ebpf.MapSpec `ebpf:"shares"`
 	Tasks              *ebpf.MapSpec `ebpf:"tasks"`
 	Transactions       *ebpf.MapSpec `ebpf:"transactions"`
@@ -437,6 +442,8 @@ type bpfVariableSpecs struct {
 	PageShift                  *ebpf.VariableSpec `ebpf:"page_shift"`
 	ProcessFlagsType           *ebpf.VariableSpec `ebpf:"process_flags_type"`
 	RequestSlotPool            *ebpf.VariableSpec `ebpf:"request_slot_pool"`
+	RqfFlushSeq                *ebpf.VariableSpec `ebpf:"rqf_flush_seq"`
+	RqfIoStat                  *ebpf.VariableSpec `ebpf:"rqf_io_stat"`
 	TransactionWriteType       *ebpf.VariableSpec `ebpf:"transaction_write_type"`
 	TransactionsOverflowed     *ebpf.VariableSpec `ebpf:"transactions_overflowed"`
 	XaMarkShift                *ebpf.VariableSpec `ebpf:"xa_mark_shift"`
@@ -483,6 +490,7 @@ type bpfMaps struct {
 	ProcessesReturned  *ebpf.Map `ebpf:"processes_returned"`
 	Queues             *ebpf.Map `ebpf:"queues"`
 	RequestSlots       *ebpf.Map `ebpf:"request_slots"`
+	Scratches          *ebpf.Map `ebpf:"scratches"`
 	Shares             *ebpf.Map `ebpf:"shares"`
 	Tasks              *ebpf.Map `ebpf:"tasks"`
 	Transactions       *ebpf.Map `ebpf:"transactions"`
@@ -511,6 +519,7 @@ func (m *bpfMaps) Close() error {
 		m.ProcessesReturned,
 		m.Queues,
 		m.RequestSlots,
+		m.Scratches,
 		m.Shares,
 		m.Tasks,
 		m.Transactions,
@@ -539,6 +548,8 @@ type bpfVariables struct {
 	PageShift                  *ebpf.Variable `ebpf:"page_shift"`
 	ProcessFlagsType           *ebpf.Variable `ebpf:"process_flags_type"`
 	RequestSlotPool            *ebpf.Variable `ebpf:"request_slot_pool"`
+	RqfFlushSeq                *ebpf.Variable `ebpf:"rqf_flush_seq"`
+	RqfIoStat                  *ebpf.Variable `ebpf:"rqf_io_stat"`
 	TransactionWriteType       *ebpf.Variable `ebpf:"transaction_write_type"`
 	TransactionsOverflowed     *ebpf.Variable `ebpf:"transactions_overflowed"`
 	XaMarkShift                *ebpf.Variable `ebpf:"xa_mark_shift"`
@@ -563,7 +574,10 @@ type bpfPrograms struct {
 	HandleStart      *ebpf.Program `ebpf:"handle_start"`
 	HandleStats      *ebpf.Program `ebpf:"handle_stats"`
 	MarkInodeDirty   *ebpf.Program `ebpf:"mark_inode_dirty"`
+	RequestAllocated *ebpf.Program `ebpf:"request_allocated"`
 	RequestComplete  *ebpf.Program `ebpf:"request_complete"`
+	RequestInsert    *ebpf.Program `ebpf:"request_insert"`
+	RequestIssue     *ebpf.Program `ebpf:"request_issue"`
 	RequestMerge     *ebpf.Program `ebpf:"request_merge"`
 	RequestStart     *ebpf.Program `ebpf:"request_start"`
 	RunStats         *ebpf.Program `ebpf:"run_stats"`
@@ -593,7 +607,10 @@ func (p *bpfPrograms) Close() error {
 		p.HandleStart,
 		p.HandleStats,
 		p.MarkInodeDirty,
+		p.RequestAllocated,
 		p.RequestComplete,
+		p.RequestInsert,
+		p.RequestIssue,
 		p.RequestMerge,
 		p.RequestStart,
 		p.RunStats,

@@ -2,8 +2,10 @@ package io
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 
 	"culprit/probes/owner"
 )
@@ -26,14 +28,43 @@ var without = map[string]string{
 	"ext4_mark_inode_dirty":  "ext4's metadata of files written back is charged to the thread that does it",
 }
 
-// Check tells which tracepoints the probe uses and whether the running kernel
-// has them. It needs no privileges.
-func Check() ([]owner.Tracepoint, error) {
+// start is where a request is first seen, since 6.5, and standIns are what is used before.
+const start = "block_io_start"
+
+var standIns = []string{"block_getrq", "block_rq_insert", "block_rq_issue"}
+
+// Spec is the io probe's object as it was compiled, without what the kernel with these
+// types needs no program for: the running one for nil.
+func Spec(kernel *btf.Spec) (*ebpf.CollectionSpec, error) {
 	spec, err := loadBpf()
 	if err != nil {
 		return nil, fmt.Errorf("reading the io probe's object: %w", err)
 	}
-	return owner.Tracepoints(spec, without)
+	if kernel == nil {
+		if kernel, err = btf.LoadKernelSpec(); err != nil {
+			return nil, fmt.Errorf("this kernel does not describe its types (CONFIG_DEBUG_INFO_BTF): %w", err)
+		}
+	}
+	needless := standIns
+	if _, err := tracepoint(kernel, start); err != nil {
+		needless = []string{start}
+	}
+	for name, p := range spec.Programs {
+		if slices.Contains(needless, p.AttachTo) {
+			delete(spec.Programs, name)
+		}
+	}
+	return spec, nil
+}
+
+// Check tells which tracepoints the probe uses and whether the kernel with these types
+// has them: the running one for nil. It needs no privileges.
+func Check(kernel *btf.Spec) ([]owner.Tracepoint, error) {
+	spec, err := Spec(kernel)
+	if err != nil {
+		return nil, err
+	}
+	return owner.Tracepoints(spec, without, kernel)
 }
 
 // Memory is how many bytes the kernel sets aside for the probe, at most, without

@@ -81,9 +81,9 @@ func Load(table *owner.Table, o Options) (*Probe, error) {
 	if o.Sys == "" {
 		o.Sys = "/sys"
 	}
-	spec, err := loadBpf()
+	spec, err := Spec(nil)
 	if err != nil {
-		return nil, fmt.Errorf("reading the io probe's object: %w", err)
+		return nil, err
 	}
 	if o.Slots == 0 {
 		o.Slots = max(spec.Maps[bpfMapRequestSlots].MaxEntries, 2*tags(o.Sys))
@@ -155,9 +155,11 @@ func configure(spec *ebpf.CollectionSpec, o Options) error {
 	if err != nil {
 		return err
 	}
-	bits := nameless(kernel, map[string]uint32{
+	bits := enumerators(kernel, map[string]uint32{
 		"___GFP_LAST_BIT": 27, // __GFP_BITS_SHIFT before 6.10
 		"BIO_PAGE_PINNED": 32, // none before 6.4
+		"__RQF_FLUSH_SEQ": 4,  // macros before 6.10, then an enum without a name
+		"__RQF_IO_STAT":   13,
 	})
 	for name, value := range map[string]any{
 		"keep_files":                    o.Files,
@@ -165,6 +167,8 @@ func configure(spec *ebpf.CollectionSpec, o Options) error {
 		"page_shift":                    pageShift(),
 		"xa_mark_shift":                 bits["___GFP_LAST_BIT"],
 		"bio_page_pinned":               bits["BIO_PAGE_PINNED"],
+		"rqf_flush_seq":                 bits["__RQF_FLUSH_SEQ"],
+		"rqf_io_stat":                   bits["__RQF_IO_STAT"],
 		"balance_dirty_pages_arguments": uint32(len(throttle.Params) - 1), // the first one is the tracepoint's own
 		"io_row_pool":                   bpfPool{Next: 1, Size: spec.Maps[bpfMapIoRows].MaxEntries},
 		"hist_chunk_pool":               bpfPool{Next: 1, Size: spec.Maps[bpfMapHistChunks].MaxEntries},
@@ -216,12 +220,12 @@ func tracepoint(kernel *btf.Spec, name string) (*btf.FuncProto, error) {
 	return nil, fmt.Errorf("tracepoint %s of this kernel has no prototype", name)
 }
 
-// nameless finds values of enumerators whose enum has no name, so that BPF code
+// enumerators finds values of enumerators whose enum has no name on some kernel, so that BPF code
 // cannot ask for them; what this kernel does not have keeps its value.
-func nameless(kernel *btf.Spec, values map[string]uint32) map[string]uint32 {
+func enumerators(kernel *btf.Spec, values map[string]uint32) map[string]uint32 {
 	found := 0
 	for t := range kernel.All() {
-		if t, ok := t.(*btf.Enum); ok && t.Name == "" {
+		if t, ok := t.(*btf.Enum); ok {
 			for _, v := range t.Values {
 				if _, ok := values[v.Name]; ok {
 					values[v.Name] = uint32(v.Value)
@@ -315,7 +319,7 @@ func (p *Probe) findDevices() error {
 		}
 		if p.devices[device] != disk.Name() {
 			p.devices[device] = disk.Name()
-			if _, err := p.objects.Programs[bpfProgAddDevice].Run(&ebpf.RunOptions{Context: bpfIoRowKey{Device: device}}); err != nil {
+			if _, err := p.objects.Programs[bpfProgAddDevice].Run(&ebpf.RunOptions{Context: uint64(device)}); err != nil {
 				return fmt.Errorf("preparing for disk %s: %w", disk.Name(), err)
 			}
 		}

@@ -367,7 +367,7 @@ func (p *Probe) fileDifference(was, now map[bpfIoFileKey]bpfIoFile, only map[uin
 			Process: p.table.Process(key.Owner), Device: p.diskOf(key.Device, mounts), Inode: key.Ino,
 			ReadBytes: n.ReadBytes - w.ReadBytes, WriteBytes: n.WriteBytes - w.WriteBytes,
 		}
-		if path := p.table.Path(owner.NameKey{A: n.Name.A, B: n.Name.B}); path != "" {
+		if path := p.table.Path(owner.FileKey(key.Device, key.Ino, key.Generation)); path != "" {
 			f.Path = mounts.path(key.Device, path)
 		}
 		out = append(out, f)

@@ -130,12 +130,12 @@ func (p *Probe) release(owners []uint32) (keep []uint32, err error) {
 			}
 		}
 	}
-	for key, file := range now.files {
+	for key := range now.files {
 		if only[key.Owner] {
 			if err := forget(p.objects.Maps[bpfMapIoFiles], key); err != nil {
 				return keep, err
 			}
-			p.table.Forget(owner.NameKey{A: file.Name.A, B: file.Name.B})
+			p.table.Forget(owner.FileKey(key.Device, key.Ino, key.Generation))
 			delete(p.reading.files, key)
 		}
 	}

@@ -121,6 +121,8 @@ const (
 	bpfVarLossType          = "loss_type"
 	bpfVarOwnerType         = "owner_type"
 	bpfVarProcessFlagsType  = "process_flags_type"
+	bpfVarRqfFlushSeq       = "rqf_flush_seq"
+	bpfVarRqfIoStat         = "rqf_io_stat"
 )
 
 // loadBpf returns the embedded CollectionSpec for bpf.
@@ -193,6 +195,8 @@ type bpfVariableSpecs struct {
 	LossType         *ebpf.VariableSpec `ebpf:"loss_type"`
 	OwnerType        *ebpf.VariableSpec `ebpf:"owner_type"`
 	ProcessFlagsType *ebpf.VariableSpec `ebpf:"process_flags_type"`
+	RqfFlushSeq      *ebpf.VariableSpec `ebpf:"rqf_flush_seq"`
+	RqfIoStat        *ebpf.VariableSpec `ebpf:"rqf_io_stat"`
 }
 
 // bpfObjects contains all objects after they have been loaded into the kernel.
@@ -247,6 +251,8 @@ type bpfVariables struct {
 	LossType         *ebpf.Variable `ebpf:"loss_type"`
 	OwnerType        *ebpf.Variable `ebpf:"owner_type"`
 	ProcessFlagsType *ebpf.Variable `ebpf:"process_flags_type"`
+	RqfFlushSeq      *ebpf.Variable `ebpf:"rqf_flush_seq"`
+	RqfIoStat        *ebpf.Variable `ebpf:"rqf_io_stat"`
 }
 
 // bpfPrograms contains all programs after they have been loaded into the kernel.

@@ -13,26 +13,38 @@ import (
 // Tracepoint is one that a probe attaches to.
 type Tracepoint struct {
 	Name    string
-	Present bool   // in the running kernel
+	Present bool   // in the kernel
 	Without string // what is lost where it is not; "" if the probe cannot work then
 }
 
-// Check tells which tracepoints the process table needs and whether the running kernel
-// has them. It needs no privileges.
-func Check() ([]Tracepoint, error) {
+// Spec is the process table's object as it was compiled.
+func Spec() (*ebpf.CollectionSpec, error) {
 	spec, err := loadBpf()
 	if err != nil {
 		return nil, fmt.Errorf("reading the process table's object: %w", err)
 	}
-	return Tracepoints(spec, nil)
+	return spec, nil
+}
+
+// Check tells which tracepoints the process table needs and whether the kernel with
+// these types has them: the running one for nil. It needs no privileges.
+func Check(kernel *btf.Spec) ([]Tracepoint, error) {
+	spec, err := Spec()
+	if err != nil {
+		return nil, err
+	}
+	return Tracepoints(spec, nil, kernel)
 }
 
 // Tracepoints lists those that the programs of an object attach to, by name.
-// without says what is lost without those that the object can do without.
-func Tracepoints(spec *ebpf.CollectionSpec, without map[string]string) ([]Tracepoint, error) {
-	kernel, err := btf.LoadKernelSpec()
-	if err != nil {
-		return nil, fmt.Errorf("reading the kernel's types: %w", err)
+// without says what is lost without those that the object can do without; kernel
+// is as for Check.
+func Tracepoints(spec *ebpf.CollectionSpec, without map[string]string, kernel *btf.Spec) ([]Tracepoint, error) {
+	if kernel == nil {
+		var err error
+		if kernel, err = btf.LoadKernelSpec(); err != nil {
+			return nil, fmt.Errorf("reading the kernel's types: %w", err)
+		}
 	}
 	found := map[string]Tracepoint{}
 	for _, p := range spec.Programs {

@@ -411,8 +411,14 @@ func (t *Table) free(owner uint32) error {
 // sweepsUntilDrop is how often unused paths are looked for: they are read whole.
 const sweepsUntilDrop = 64
 
-// fileNames is the bit of a key's second word that the paths of files have
-// (io_file_add() in bpf/lib/io.bpf.h); those go with their file's entry.
+// FileKey is where the path of a file is kept (io_file_add() in bpf/lib/io.bpf.h): device is
+// its file system's, generation its inode's.
+func FileKey(device uint32, inode uint64, generation uint32) NameKey {
+	return NameKey{A: uint64(device)<<32 | uint64(generation), B: inode | fileNames}
+}
+
+// fileNames is the bit of a key's second word that the paths of files have; those go with
+// their file's entry.
 const fileNames = 1 << 63
 
 // dropNames makes room by deleting the paths that no process has.

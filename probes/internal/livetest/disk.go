@@ -20,11 +20,51 @@ type Disk struct {
 	Dir  string // where it is mounted, "" if it is not
 }
 
-// NewDisk makes a loop device of so many MiB over memory and, unless fs is "", a file
-// system on it, with these options of its mkfs, mounted.
+// spareDisks names, in the environment, disks that tests may overwrite, separated by colons: the
+// virtual machines of the kernel matrix have some.
+const spareDisks = "CULPRIT_TEST_DISKS"
+
+// inUse are the spare disks that tests have.
+var inUse = map[string]bool{}
+
+// takeSpare finds a spare disk of so many MiB, until the test's end.
+func takeSpare(t testing.TB, mib int64) (dev string, ok bool) {
+	for _, dev := range filepath.SplitList(os.Getenv(spareDisks)) {
+		sectors, err := os.ReadFile(filepath.Join("/sys/block", filepath.Base(dev), "size"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, err := strconv.ParseInt(strings.TrimSpace(string(sectors)), 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if inUse[dev] || n>>11 < mib {
+			continue
+		}
+		inUse[dev] = true
+		t.Cleanup(func() { delete(inUse, dev) })
+		return dev, true
+	}
+	return "", false
+}
+
+// NewDisk finds a spare disk of so many MiB, or makes a loop device over memory, and, unless fs is "", a
+// file system on it, with these options of its mkfs, mounted.
 func NewDisk(t testing.TB, fs string, mib int64, options ...string) Disk {
 	t.Helper()
 	NeedRoot(t)
+	dev, ok := takeSpare(t, mib)
+	if !ok {
+		dev = newLoop(t, mib)
+	}
+	d := Disk{Name: filepath.Base(dev), Dev: dev}
+	d.mount(t, fs, options)
+	return d
+}
+
+func newLoop(t testing.TB, mib int64) (dev string) {
+	t.Helper()
+	loadModule("loop", "/dev/loop-control")
 	memory := "/dev/shm"
 	if _, err := os.Stat(memory); err != nil {
 		memory = t.TempDir()
@@ -38,11 +78,16 @@ func NewDisk(t testing.TB, fs string, mib int64, options ...string) Disk {
 	if err := backing.Truncate(mib << 20); err != nil {
 		t.Fatal(err)
 	}
-	dev := strings.TrimSpace(Command(t, "losetup", "--find", "--show", backing.Name()))
+	dev = strings.TrimSpace(Command(t, "losetup", "--find", "--show", backing.Name()))
 	t.Cleanup(func() { Command(t, "losetup", "--detach", dev) })
-	d := Disk{Name: filepath.Base(dev), Dev: dev}
-	d.mount(t, fs, options)
-	return d
+	return dev
+}
+
+// loadModule loads a module unless what it makes is there. Whether that worked, shows when it is used.
+func loadModule(name, makes string) {
+	if _, err := os.Stat(makes); err != nil {
+		exec.Command("modprobe", name).Run()
+	}
 }
 
 // NewZram adds a zram device of so many MiB: one that takes bios, not requests.
@@ -50,9 +95,7 @@ func NewZram(t testing.TB, mib int) Disk {
 	t.Helper()
 	NeedRoot(t)
 	const control = "/sys/class/zram-control/"
-	if _, err := os.Stat(control); err != nil {
-		exec.Command("modprobe", "zram").Run() // what it says does not matter: the next line tells
-	}
+	loadModule("zram", control)
 	id, err := os.ReadFile(control + "hot_add") // reading it adds one
 	if err != nil {
 		t.Fatalf("this kernel has no zram: %v", err)
@@ -77,8 +120,10 @@ func (d *Disk) mount(t testing.TB, fs string, options []string) {
 		// Lazy initialisation would be the kernel's own I/O for minutes to come.
 		options = append(options, "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0")
 	case "xfs":
+		loadModule("xfs", "/sys/fs/xfs")
 		options = append(options, "-f")
 	case "btrfs":
+		loadModule("btrfs", "/sys/fs/btrfs")
 		options = append(options, "-f")
 	default:
 		t.Fatalf("no way to make %q", fs)

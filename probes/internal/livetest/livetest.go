@@ -66,7 +66,7 @@ func Compile(t testing.TB, name, source string) string {
 	if err := os.WriteFile(path+".c", []byte(source), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	Command(t, "cc", "-static", "-O1", "-Wall", "-Werror", "-o", path, path+".c")
+	Command(t, "gcc", "-static", "-O1", "-Wall", "-Werror", "-o", path, path+".c")
 	return path
 }
 

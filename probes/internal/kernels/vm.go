@@ -1,0 +1,114 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"culprit/probes/internal/kernels/wire"
+)
+
+// machine is a virtual machine that runs the plan on its test disk.
+type machine struct {
+	kernel    installed
+	initramfs string
+	root      string // disk, shared by all machines
+	tests     string // disk
+}
+
+const (
+	memory  = "4G"
+	diskMiB = 1536 // a spare disk's size
+	// silence is how long a machine may report nothing: longer than the longest test takes.
+	silence = 6 * time.Minute
+)
+
+// errHung is why a machine was ended that reported nothing any more.
+var errHung = fmt.Errorf("nothing reported for %v", silence)
+
+// run starts the machine and hands over what it reports, until it is done. dir is for its disks
+// and its console.
+func (m machine) run(ctx context.Context, dir string, event func(wire.Event)) error {
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	console := filepath.Join(dir, "console")
+	// Emulation alone: where there is KVM, it need not take any kernel. Its
+	// threads for several CPUs, and cmpxchg16b in QEMU 7.2, make kernels trip over what no hardware does.
+	drive := func(name, file, options string) []string {
+		return []string{"-drive", "if=none,format=raw,id=" + name + ",file=" + file + "," + options, "-device", "nvme,serial=" + name + ",drive=" + name}
+	}
+	args := []string{
+		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+		"-machine", "q35", "-accel", "tcg,thread=single", "-cpu", "max,-cx16", "-smp", "2", "-m", memory,
+		"-kernel", m.kernel.image, "-initrd", m.initramfs,
+		"-append", "console=ttyS0 panic=-1 oops=panic loglevel=5 mitigations=off",
+		"-serial", "file:" + console,
+		"-chardev", "stdio,id=report,signal=off", "-serial", "chardev:report",
+	}
+	args = append(args, drive(wire.RootDisk, m.root, "readonly=on")...)
+	args = append(args, drive(wire.TestDisk, m.tests, "readonly=on")...)
+	for i := range wire.SpareCount {
+		disk := filepath.Join(dir, fmt.Sprint("disk", i))
+		if err := os.WriteFile(disk, nil, 0o600); err != nil {
+			return err
+		}
+		defer os.Remove(disk)
+		if err := os.Truncate(disk, diskMiB<<20); err != nil {
+			return err
+		}
+		args = append(args, drive(fmt.Sprint(wire.SpareDisks, i), disk, "cache=unsafe,discard=unmap")...)
+	}
+	qemu := exec.CommandContext(ctx, "qemu-system-x86_64", args...)
+	var stderr bytes.Buffer
+	qemu.Stderr = &stderr
+	report, err := qemu.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := qemu.Start(); err != nil {
+		return fmt.Errorf("starting the machine: %w", err)
+	}
+	alive := time.AfterFunc(silence, func() { end(errHung) })
+	defer alive.Stop()
+	done := false
+	for events := json.NewDecoder(report); ; {
+		var e wire.Event
+		if err = events.Decode(&e); err != nil {
+			break
+		}
+		alive.Reset(silence)
+		done = done || e.Done
+		event(e)
+	}
+	if !errors.Is(err, io.EOF) {
+		end(fmt.Errorf("reading the report: %w", err))
+	}
+	if err := qemu.Wait(); err != nil && context.Cause(ctx) == nil {
+		return fmt.Errorf("%w: %s", err, bytes.TrimSpace(stderr.Bytes()))
+	}
+	if err := context.Cause(ctx); err != nil {
+		return fmt.Errorf("%w; the console's last lines:\n%s", err, tail(console, 40))
+	}
+	if !done {
+		return fmt.Errorf("the machine ended early; the console's last lines:\n%s", tail(console, 40))
+	}
+	return nil
+}
+
+// tail is the end of a file.
+func tail(path string, lines int) string {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err.Error()
+	}
+	all := strings.Split(strings.TrimSpace(string(text)), "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}
