@@ -196,6 +196,11 @@ static __always_inline int started(struct request *rq)
 		lose(LOSS_REQUEST_SLOTS_FULL);
 		return 0;
 	}
+	if (programs_are_preempted()) {
+		if (is_started(slot, (__u64)rq, rq->start_time_ns))
+			return 0;
+		slot->started = rq->start_time_ns;
+	}
 	flags = slot->flags;
 	if (flags & SLOT_LIVE && __sync_val_compare_and_swap(&slot->flags, flags, 0) == flags)
 		charge_unseen(slot, flags, SCRATCH_START);

@@ -35,6 +35,18 @@ static __always_inline __u32 low_bits(const void *pointer)
 	return bits;
 }
 
+/*
+ * Since 7.0 a thread can be preempted within a tracepoint's program (srcu_fast_notrace in
+ * __DECLARE_TRACE(), include/linux/tracepoint.h), and until it goes on, the others on its CPU pass the
+ * tracepoint unseen: the kernel never runs a program within itself. Turning preemption off in the program
+ * only moves that to its end. So user space loads those that can be repeated twice (Spec()).
+ */
+typedef struct {
+	void *lock;
+} class_srcu_fast_notrace_t;
+
+#define programs_are_preempted() bpf_core_type_exists(class_srcu_fast_notrace_t)
+
 /* 633488947ef6 (6.15) renamed kernfs_node.parent. Goes when 6.12 is no longer supported. */
 static __always_inline struct kernfs_node *kernfs_parent(struct kernfs_node *kn)
 {

@@ -35,7 +35,7 @@ struct request_slot {
 	__u64 task, task_start;
 	__u64 disk;            /* struct gendisk *, then */
 	__u32 journal_writers; /* then */
-	__u32 started;         /* low half of request.start_time_ns, where there is no block_io_start */
+	__u32 started;         /* low half of request.start_time_ns, where more than one program takes a start */
 };
 
 /* Counts the threads that began to write a journal: what slots note of threads before that is void. */
@@ -170,7 +170,7 @@ found:
 	return bpf_map_lookup_elem(&request_slots, &at);
 }
 
-/* Whether a slot is that of this request, and not of an earlier one with its tag: where there is no block_io_start. */
+/* Whether a slot is that of this request, and not of an earlier one with its tag: where more than one program takes its start. */
 static __always_inline bool is_started(struct request_slot *slot, __u64 rq, __u64 start)
 {
 	return slot->flags & SLOT_LIVE && slot->request == rq && slot->started == (__u32)start;

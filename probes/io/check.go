@@ -33,6 +33,18 @@ const start = "block_io_start"
 
 var standIns = []string{"block_getrq", "block_rq_insert", "block_rq_issue"}
 
+// repeatable are programs that can see an event twice and count it once. Where the kernel preempts programs (see
+// programs_are_preempted() in bpf/lib/compat.bpf.h), a second copy of each takes the events that the first one,
+// asleep on the CPU, keeps itself from.
+var repeatable = []string{bpfProgRequestStart, bpfProgFolioDirtied, bpfProgBioBackmerge, bpfProgBioFrontmerge}
+
+const again = "_again"
+
+func programsArePreempted(kernel *btf.Spec) bool {
+	var class *btf.Typedef
+	return kernel.TypeByName("class_srcu_fast_notrace_t", &class) == nil
+}
+
 // Spec is the io probe's object as it was compiled, without what the kernel with these
 // types needs no program for: the running one for nil.
 func Spec(kernel *btf.Spec) (*ebpf.CollectionSpec, error) {
@@ -43,6 +55,11 @@ func Spec(kernel *btf.Spec) (*ebpf.CollectionSpec, error) {
 	if kernel == nil {
 		if kernel, err = btf.LoadKernelSpec(); err != nil {
 			return nil, fmt.Errorf("this kernel does not describe its types (CONFIG_DEBUG_INFO_BTF): %w", err)
+		}
+	}
+	if programsArePreempted(kernel) {
+		for _, name := range repeatable {
+			spec.Programs[name+again] = spec.Programs[name].Copy()
 		}
 	}
 	needless := standIns

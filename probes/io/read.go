@@ -6,6 +6,7 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -337,6 +338,7 @@ func (p *Probe) readLosses() (map[string]uint64, error) {
 	for _, l := range list {
 		out[l.Name] = l.Count
 	}
+	missed := map[string]uint64{}
 	for name, prog := range p.objects.Programs {
 		if prog.Type() != ebpf.Tracing || name == bpfProgRequestComplete {
 			continue
@@ -345,7 +347,17 @@ func (p *Probe) readLosses() (map[string]uint64, error) {
 		if err != nil {
 			return nil, fmt.Errorf("reading the statistics of %s: %w", name, err)
 		}
-		out["events_missed"] += stats.RecursionMisses
+		missed[name] = stats.RecursionMisses
+	}
+	for name, n := range missed {
+		if _, copied := missed[name+again]; copied {
+			continue
+		}
+		// What both copies of a program missed cannot be more than either did.
+		if first, isCopy := strings.CutSuffix(name, again); isCopy {
+			n = min(n, missed[first])
+		}
+		out["events_missed"] += n
 	}
 	return out, nil
 }

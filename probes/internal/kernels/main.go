@@ -115,7 +115,7 @@ func test(ctx context.Context, k kernel, cache, work, root, tree, init string, p
 	if err != nil {
 		return err
 	}
-	m := machine{kernel: i, initramfs: init, root: root, tests: image}
+	m := machine{kernel: i, cpu: k.cpu, initramfs: init, root: root, tests: image}
 	return m.run(ctx, dir, func(e wire.Event) {
 		if verbose {
 			os.Stdout.Write(e.Output)

@@ -19,6 +19,7 @@ import (
 // machine is a virtual machine that runs the plan on its test disk.
 type machine struct {
 	kernel    installed
+	cpu       string
 	initramfs string
 	root      string // disk, shared by all machines
 	tests     string // disk
@@ -41,13 +42,13 @@ func (m machine) run(ctx context.Context, dir string, event func(wire.Event)) er
 	defer end(nil)
 	console := filepath.Join(dir, "console")
 	// Emulation alone: where there is KVM, it need not take any kernel. Its
-	// threads for several CPUs, and cmpxchg16b in QEMU 7.2, make kernels trip over what no hardware does.
+	// threads for several CPUs have let kernels trip over what no hardware does.
 	drive := func(name, file, options string) []string {
 		return []string{"-drive", "if=none,format=raw,id=" + name + ",file=" + file + "," + options, "-device", "nvme,serial=" + name + ",drive=" + name}
 	}
 	args := []string{
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-		"-machine", "q35", "-accel", "tcg,thread=single", "-cpu", "max,-cx16", "-smp", "2", "-m", memory,
+		"-machine", "q35", "-accel", "tcg,thread=single", "-cpu", m.cpu, "-smp", "2", "-m", memory,
 		"-kernel", m.kernel.image, "-initrd", m.initramfs,
 		"-append", "console=ttyS0 panic=-1 oops=panic loglevel=5 mitigations=off",
 		"-serial", "file:" + console,

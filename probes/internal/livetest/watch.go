@@ -237,8 +237,10 @@ func (w *Watch) Balance() {
 // IsApplication is whether a row is neither a kernel thread's nor one that names no process.
 func IsApplication(r snapshot.IORow) bool { return !strings.HasPrefix(r.App, "[") }
 
-// LogRows prints what a device's rows hold, largest first, for who reads a failure.
+// LogRows prints what was lost and what a device's rows hold, largest first, for who reads a failure.
 func (w *Watch) LogRows(device string, most int) {
+	w.t.Helper()
+	w.t.Logf("lost: %v", w.Losses())
 	rows := w.Rows(snapshot.ByComm, device)
 	for _, r := range rows[:min(most, len(rows))] {
 		if r.Device != "" {
