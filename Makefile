@@ -14,13 +14,19 @@ run: build       ## watch this machine for ten seconds, as root: who uses the di
 build:           ## bin/culprit, static; needs Go alone
 	$(GO_BUILD) -o bin/culprit ./cmd/culprit
 
-install: build   ## into $PREFIX/bin
+install: build   ## into $PREFIX/bin; with CAPABILITIES=1, so that others than root can run it, too
 	install -D bin/culprit $(DESTDIR)$(PREFIX)/bin/culprit
+	@[ "$(CAPABILITIES)" != 1 ] || setcap cap_bpf,cap_perfmon=ep $(DESTDIR)$(PREFIX)/bin/culprit
 
 test:            ## everything that CI checks; as root, installs what is missing for it
 	.ci/install
 	$(MAKE) check-format vet check-generated cross
 	go test -count=1 -p 1 -timeout 30m ./...
+	@echo "On other kernels: make test-kernels"
+
+test-kernels:    ## the same tests on kernels from 6.1 to the newest, in virtual machines; as root
+	.ci/install kernels
+	go run ./probes/internal/kernels $(KERNELS)
 
 lint: check-format vet ## style and common mistakes
 	go tool staticcheck ./...
@@ -46,4 +52,4 @@ vet:
 cross:
 	GOARCH=arm64 CGO_ENABLED=0 go build -o /dev/null ./cmd/culprit
 
-.PHONY: help run build install test lint generate check-generated bench clean check-format vet cross
+.PHONY: help run build install test test-kernels lint generate check-generated bench clean check-format vet cross

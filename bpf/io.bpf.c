@@ -223,7 +223,7 @@ int BPF_PROG(request_start, struct request *rq)
 }
 
 /* Keeps who submits a bio, and why, until its request or it itself is seen again. */
-static __always_inline int keep_submitter(struct bio *bio, __u64 start)
+static __always_inline int keep_submitter(struct bio *bio, __u64 start, __u32 flags)
 {
 	struct bio_owner own = { .owner = OWNER_UNATTRIBUTED_PROCESS_TABLE_FULL, .start = start };
 	struct task_struct *task = bpf_get_current_task_btf();
@@ -231,7 +231,7 @@ static __always_inline int keep_submitter(struct bio *bio, __u64 start)
 
 	if (c) {
 		own.owner = c->owner;
-		own.flags = submission_flags(c, task, bio->bi_opf);
+		own.flags = flags | submission_flags(c, task, bio->bi_opf);
 		own.fs_device = c->commit_device;
 		own.tid = c->commit_tid;
 	}
@@ -247,7 +247,7 @@ static __always_inline int keep_submitter(struct bio *bio, __u64 start)
 SEC("tp_btf/block_getrq")
 int BPF_PROG(request_allocated, struct bio *bio)
 {
-	return bio->bi_opf & FLUSHES ? keep_submitter(bio, 0) : 0;
+	return bio->bi_opf & FLUSHES ? keep_submitter(bio, 0, 0) : 0;
 }
 
 /* Makes a request its kept submitter's. */
@@ -541,18 +541,40 @@ static __always_inline bool is_zram(struct gendisk *disk)
 	return disk->disk_name[0] == 'z' && disk->disk_name[1] == 'r' && disk->disk_name[2] == 'a' && disk->disk_name[3] == 'm';
 }
 
+/* md accounts no flush without data (md_flush_request(), drivers/md/md.c). */
+static __always_inline bool is_md(struct gendisk *disk)
+{
+	return disk->disk_name[0] == 'm' && disk->disk_name[1] == 'd' && disk->disk_name[2] >= '0' && disk->disk_name[2] <= '9';
+}
+
 static __always_inline bool takes_bios(struct bio *bio)
 {
 	struct gendisk *disk = bio->bi_bdev->bd_disk;
+	__u32 op = bio->bi_opf & REQ_OP_MASK;
 
-	return disk->fops->submit_bio && !((bio->bi_opf & REQ_OP_MASK) > REQ_OP_WRITE && is_zram(disk));
+	return disk->fops->submit_bio && !(op > REQ_OP_WRITE && is_zram(disk)) &&
+	       !(op == REQ_OP_WRITE && !bio->bi_iter.bi_size && is_md(disk));
+}
+
+/*
+ * Until 6.3 bio-based devices counted operations when they began, and device mapper begins twice what is to be flushed
+ * before it is written (dm_io_acct(), drivers/md/dm.c). User space knows by bdev_start_io_acct().
+ */
+const volatile bool dm_counts_flushes = false;
+
+static __always_inline bool begins_twice(struct bio *bio)
+{
+	struct gendisk *disk = bio->bi_bdev->bd_disk;
+
+	return dm_counts_flushes && bio->bi_iter.bi_size && disk->disk_name[0] == 'd' && disk->disk_name[1] == 'm' &&
+	       bio->bi_opf & 1U << bpf_core_enum_value(enum req_flag_bits, __REQ_PREFLUSH);
 }
 
 /* Attached only while such a device exists: it costs every bio of every device. */
 SEC("tp_btf/block_bio_queue")
 int BPF_PROG(bio_queue, struct bio *bio)
 {
-	return takes_bios(bio) ? keep_submitter(bio, bpf_ktime_get_ns()) : 0;
+	return takes_bios(bio) ? keep_submitter(bio, bpf_ktime_get_ns(), begins_twice(bio) ? SLOT_TWICE : 0) : 0;
 }
 
 /* Fires for these devices alone; they account whole bios when they end (bio_end_io_acct(), block/blk-core.c). */
@@ -598,6 +620,8 @@ int BPF_PROG(bio_complete, struct request_queue *q, struct bio *bio)
 	c->row = io_row_find(owner, c->to.device);
 	charge_bio(s);
 	if (c->op != IO_FLUSH)
+		count_operation(c->to.owners ? largest_owner(&c->to) : c->row, c->op, start, start);
+	if (c->flags & SLOT_TWICE)
 		count_operation(c->to.owners ? largest_owner(&c->to) : c->row, c->op, start, start);
 	return 0;
 }

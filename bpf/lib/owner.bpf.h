@@ -42,7 +42,7 @@ const enum owner *owner_type __attribute__((unused));
 #define PROCESSES 32768
 #define NAMES 8192
 #define NAME_LEN 256       /* kept of a path, its first components lost first */
-#define NAME_PART 64       /* kept of one component */
+#define NAME_PART 256      /* kept of one component: NAME_MAX and the NUL */
 #define NAME_DEPTH 24
 
 /* Where a path is kept: two words that identify what it names, all 0 for none. */

@@ -18,6 +18,7 @@
 #define SLOT_PARTIAL 16U   /* completed in part: what is left may be somebody else's bio */
 #define SLOT_CHARGED 32U   /* row is that of the owner of most bytes */
 #define SLOT_KTHREAD 64U   /* a thread of the kernel submitted it */
+#define SLOT_TWICE 128U    /* of a bio: the kernel counts two operations */
 
 struct request_slot {
 	__u64 request; /* struct request * */

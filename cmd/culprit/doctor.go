@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -17,12 +18,13 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+	"kernel.org/pub/linux/libs/security/libcap/cap"
 
 	"culprit/probes/owner"
 )
 
 func newDoctor() *cobra.Command {
-	var sys string
+	var f ioFlags
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "doctor",
@@ -32,7 +34,10 @@ they don't, and what to do about it. It loads and attaches each probe for a mome
 to be sure. The exit status is 1 if a probe cannot work here.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			d := examine(sys)
+			if err := f.check(); err != nil {
+				return err
+			}
+			d := examine(f)
 			if err := d.print(cmd.OutOrStdout(), asJSON); err != nil {
 				return err
 			}
@@ -43,7 +48,7 @@ to be sure. The exit status is 1 if a probe cannot work here.`,
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
-	cmd.Flags().StringVar(&sys, "sys", "/sys", "the host's sysfs is mounted at `DIR`")
+	f.registerHost(cmd)
 	return cmd
 }
 
@@ -78,19 +83,20 @@ type memory struct {
 	KernelBytes uint64 `json:"kernel_bytes"` // at most
 }
 
-func examine(sys string) *diagnosis {
+func examine(f ioFlags) *diagnosis {
 	d := &diagnosis{Schema: "culprit.doctor/1", Architecture: runtime.GOARCH, OK: true, Checks: []check{}, Memory: []memory{}}
 	var name unix.Utsname
 	if err := unix.Uname(&name); err == nil {
 		d.Kernel = unix.ByteSliceToString(name.Release[:])
 	}
 	d.user()
+	d.names(f.proc)
 	d.kernel()
 	for _, p := range probes {
 		d.tracepoints(p.name, p.check)
 	}
-	d.load()
-	d.statistics(sys)
+	d.load(f)
+	d.statistics(f.sys)
 	return d
 }
 
@@ -106,10 +112,27 @@ func (d *diagnosis) need(met bool, of, what, detail, remedy string) {
 
 func (d *diagnosis) user() {
 	for _, c := range needed {
-		d.need(hasCapability(c.bit), "user", c.name, c.why, capabilityRemedy)
+		d.need(mayTrace(c.Value), "user", capabilityName(c.Value), c.why, capabilityRemedy)
 	}
 	if ownUserNamespace() {
 		d.need(false, "user", "user namespace", "not the first one", namespaceRemedy)
+	}
+}
+
+// names tells which more capabilities would show more names.
+func (d *diagnosis) names(proc string) {
+	c := check{Of: "user", Check: "names of containers", State: ok}
+	if os.Geteuid() != 0 && !hasCapability(cap.DAC_READ_SEARCH) {
+		c.State, c.Detail = degraded, "docker, containerd, CRI-O and podman show them to root alone: ids instead"
+		c.Remedy = "run as root, or add CAP_DAC_READ_SEARCH, if containers matter here"
+	}
+	d.Checks = append(d.Checks, c)
+	if _, err := os.Stat(filepath.Join(proc, "1/root/etc")); proc != hostProc && errors.Is(err, fs.ErrPermission) {
+		d.Checks = append(d.Checks, check{
+			Of: "user", Check: "the host's files", State: degraded,
+			Detail: "cannot be seen: users have the names of this container, containers their ids",
+			Remedy: "run with CAP_SYS_PTRACE, as root or ambient (systemd's AmbientCapabilities=); a file's does not count below --proc",
+		})
 	}
 }
 
@@ -121,8 +144,8 @@ func (d *diagnosis) kernel() {
 	}
 }
 
-func (d *diagnosis) tracepoints(probe string, list func() ([]owner.Tracepoint, error)) {
-	points, err := list()
+func (d *diagnosis) tracepoints(probe string, list func(*btf.Spec) ([]owner.Tracepoint, error)) {
+	points, err := list(nil)
 	if err != nil {
 		return // without BTF, which is a check of its own
 	}
@@ -141,16 +164,16 @@ func (d *diagnosis) tracepoints(probe string, list func() ([]owner.Tracepoint, e
 }
 
 // load tries each probe for a moment.
-func (d *diagnosis) load() {
-	begin := time.Now()
-	flags := ioFlags{files: true, worst: true}
-	owners, probe, err := flags.load()
+func (d *diagnosis) load(f ioFlags) {
+	begin, missing := time.Now(), missingCapabilities()
+	f.files, f.worst = true, true
+	owners, probe, err := f.load()
 	if err != nil {
 		remedy := "culprit io -v says more"
 		if !d.OK {
 			remedy = "mend what failed above"
 		}
-		d.need(false, "io", "loads", explain(err, false), remedy)
+		d.need(false, "io", "loads", explain(err, false, missing), remedy)
 		return
 	}
 	took := time.Since(begin).Round(time.Millisecond)

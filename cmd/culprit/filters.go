@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"culprit/probes/snapshot"
 )
@@ -24,6 +26,12 @@ type filters struct {
 	proc, sys string
 }
 
+// Where the host's trees are on the host itself.
+const (
+	hostProc = "/proc"
+	hostSys  = "/sys"
+)
+
 func (f *filters) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.IntSliceVarP(&f.pids, "pid", "p", nil, "only what the processes `PID,…` caused")
@@ -31,9 +39,11 @@ func (f *filters) register(cmd *cobra.Command) {
 	flags.StringSliceVar(&f.cgroups, "cgroup", nil, "only what processes in the cgroups `PATH,…` or below caused")
 	flags.StringSliceVar(&f.users, "user", nil, "only what processes of the users `USER,…` (names or uids) caused")
 	flags.StringVarP(&f.device, "device", "d", "", "only this whole `DISK`, such as sda or /dev/nvme0n1")
-	flags.StringVar(&f.proc, "proc", "/proc", "the host's procfs is mounted at `DIR`")
-	flags.StringVar(&f.sys, "sys", "/sys", "the host's sysfs is mounted at `DIR`")
+	f.registerHost(cmd)
 	offer := func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		if distrust(f.proc, f.sys) != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
 		return disks(f.sys), cobra.ShellCompDirectiveNoFileComp
 	}
 	if err := cmd.RegisterFlagCompletionFunc("device", offer); err != nil {
@@ -41,8 +51,17 @@ func (f *filters) register(cmd *cobra.Command) {
 	}
 }
 
+// registerHost is for what says where the host is seen.
+func (f *filters) registerHost(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.proc, "proc", hostProc, "the host's procfs is mounted at `DIR`")
+	cmd.Flags().StringVar(&f.sys, "sys", hostSys, "the host's sysfs is mounted at `DIR`")
+}
+
 // check finds what no process or disk can match.
 func (f *filters) check() (err error) {
+	if err := distrust(f.proc, f.sys); err != nil {
+		return err
+	}
 	if _, err := os.Stat(filepath.Join(f.proc, "diskstats")); err != nil {
 		return usagef("bad --proc %q: give where the host's procfs is mounted; there is no diskstats", f.proc)
 	}
@@ -68,6 +87,9 @@ func (f *filters) check() (err error) {
 func (f *filters) checkPID(pid int) error {
 	status, err := os.ReadFile(filepath.Join(f.proc, strconv.Itoa(pid), "status"))
 	if err != nil {
+		if f.proc == hostProc && pid > 0 && !errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
+			return usagef("bad --pid %d: this procfs hides it (hidepid): run as root, or with CAP_SYS_PTRACE, too", pid)
+		}
 		return usagef("bad --pid %d: no such process is running", pid)
 	}
 	for line := range bytes.Lines(status) {

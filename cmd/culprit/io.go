@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"io"
 
 	"github.com/cilium/ebpf/rlimit"
@@ -72,7 +73,7 @@ filter must all accept a process; of one kind, one value must.`,
 	return cmd
 }
 
-// load brings up the process table and the io probe.
+// load brings up the process table and the io probe, and gives up the capabilities that only this needed.
 func (f *ioFlags) load() (*owner.Table, *ioprobe.Probe, error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, nil, err
@@ -94,6 +95,9 @@ func (f *ioFlags) load() (*owner.Table, *ioprobe.Probe, error) {
 	if err != nil {
 		table.Close()
 		return nil, nil, err
+	}
+	if err := limit(stillNeeded(f.proc)...); err != nil {
+		return nil, nil, errors.Join(err, probe.Close(), table.Close())
 	}
 	return table, probe, nil
 }

@@ -20,9 +20,21 @@ import (
 // write keeps dd writing to a file until the test ends.
 func write(t *testing.T) {
 	t.Helper()
-	file := filepath.Join(t.TempDir(), "data")
-	load := exec.Command("sh", "-c", `while :; do dd if=/dev/zero of="$0" bs=64k count=16 oflag=direct status=none; done`, file)
-	load.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	inBackground(t, writer(filepath.Join(t.TempDir(), "data")))
+}
+
+// writer is dd, writing to a file for ever.
+func writer(file string) *exec.Cmd {
+	return exec.Command("sh", "-c", `while :; do dd if=/dev/zero of="$0" bs=64k count=16 oflag=direct status=none; done`, file)
+}
+
+// inBackground runs a command and what it runs until the test ends.
+func inBackground(t *testing.T, load *exec.Cmd) {
+	t.Helper()
+	if load.SysProcAttr == nil {
+		load.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	load.SysProcAttr.Setpgid = true
 	if err := load.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -36,10 +48,13 @@ func write(t *testing.T) {
 func TestBooks(t *testing.T) {
 	needRoot(t)
 	write(t)
-	out, err := exec.Command(program(), "io", "--json", "-n", "0", "--duration", "1s").Output()
-	if err != nil {
-		t.Fatal(err)
+	for _, u := range callers(t) {
+		t.Run(u.name, func(t *testing.T) { checkBooks(t, u) })
 	}
+}
+
+func checkBooks(t *testing.T, u caller) {
+	out := output(t, u.command("io", "--json", "-n", "0", "--duration", "1s"))
 	type counts struct {
 		Reads, Writes, Discards, Flushes uint64
 		ReadBytes                        uint64 `json:"read_bytes"`

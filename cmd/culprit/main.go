@@ -31,6 +31,7 @@ func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 func run(args []string, stdout, stderr io.Writer) int {
 	// A closed pipe is to be an error of Write, so that everything is detached and closed.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	missing := missingCapabilities() // before any are given up
 	root := newRoot()
 	root.SetArgs(args)
 	root.SetOut(stdout)
@@ -40,7 +41,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return exitOK // whoever read our output has seen enough
 	}
 	verbose, _ := root.PersistentFlags().GetBool("verbose")
-	fmt.Fprintln(stderr, "culprit:", explain(err, verbose))
+	fmt.Fprintln(stderr, "culprit:", explain(err, verbose, missing))
 	var usage usageError
 	if errors.As(err, &usage) {
 		return exitUsage
@@ -127,8 +128,9 @@ func flagError(cmd *cobra.Command, err error) error {
 	return usagef("%v: see %s --help", err, cmd.CommandPath())
 }
 
-// explain is an error in one line, with what to do about it where that is known.
-func explain(err error, verbose bool) string {
+// explain is an error in one line, with what to do about it where that is known. The process
+// lacked the capabilities missing.
+func explain(err error, verbose bool, missing string) string {
 	var verifier *ebpf.VerifierError
 	if errors.As(err, &verifier) && verbose {
 		return fmt.Sprintf("%+v", verifier)
@@ -136,7 +138,7 @@ func explain(err error, verbose bool) string {
 	text := strings.ReplaceAll(err.Error(), "\n", "; ")
 	switch {
 	case errors.Is(err, unix.EPERM):
-		return refusal(text)
+		return refusal(text, missing)
 	case errors.As(err, &verifier):
 		return text + " (-v prints the verifier's log)"
 	case errors.Is(err, ebpf.ErrNotSupported):

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"github.com/cilium/ebpf/btf"
 	"github.com/spf13/cobra"
 
 	ioprobe "culprit/probes/io"
@@ -11,7 +12,7 @@ import (
 // package in probes of the same name.
 var probes = []struct {
 	name    string
-	check   func() ([]owner.Tracepoint, error)
+	check   func(kernel *btf.Spec) ([]owner.Tracepoint, error)
 	command func() *cobra.Command // nil for what the others share
 }{
 	{"owner", owner.Check, nil},

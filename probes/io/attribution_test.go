@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"culprit/probes/internal/livetest"
 	ioprobe "culprit/probes/io"
 	"culprit/probes/owner"
@@ -225,6 +227,10 @@ func TestMetadataIsTheApplications(t *testing.T) {
 // one is charged alone.
 func TestSharesOfTheJournal(t *testing.T) {
 	disk := livetest.NewDisk(t, "ext4", 1024)
+	// A commit every 5 s writes more, the longer the processes take: commits are to be those of the syncs.
+	if err := unix.Mount("", disk.Dir, "", unix.MS_REMOUNT, "commit=300"); err != nil {
+		t.Fatal(err)
+	}
 	w := livetest.NewWatch(t, owner.Options{}, ioprobe.Options{})
 	start := func(comm, dir string, count int) *livetest.Child {
 		return livetest.Start(t, comm, "files", disk.Path(dir), count, 4096)

@@ -81,7 +81,28 @@ func Check(kernel *btf.Spec) ([]owner.Tracepoint, error) {
 	if err != nil {
 		return nil, err
 	}
-	return owner.Tracepoints(spec, without, kernel)
+	points, err := owner.Tracepoints(spec, without, kernel)
+	if err == nil && PassesPages(kernel) {
+		points = append(points, owner.Tracepoint{
+			Name:    "block_bio_complete for single pages",
+			Without: "zram: pages read or written one at a time are in no row, but in the residual (rw_page, until 6.3)",
+		})
+	}
+	return points, err
+}
+
+// PassesPages is whether drivers of the kernel with these types take pages past the block layer, whose statistics
+// have them nevertheless: the running one for nil. It was so until 6.3.
+func PassesPages(kernel *btf.Spec) bool {
+	if kernel == nil {
+		var err error
+		if kernel, err = btf.LoadKernelSpec(); err != nil {
+			return false
+		}
+	}
+	var operations *btf.Struct
+	err := kernel.TypeByName("block_device_operations", &operations)
+	return err == nil && slices.ContainsFunc(operations.Members, func(m btf.Member) bool { return m.Name == "rw_page" })
 }
 
 // Memory is how many bytes the kernel sets aside for the probe, at most, without

@@ -139,7 +139,7 @@ func TestReads(t *testing.T) {
 				}
 			}
 			w.Measure(func(int) {
-				livetest.DropCaches(t)
+				disk.Remount(t) // to drop the caches would leave btrfs's trees where they are
 				livetest.Command(t, "find", disk.Path("tree"), "-size", "+1000")
 			})
 			r := w.Row("find", disk.Name)
@@ -180,6 +180,57 @@ func TestDiscardsAndFlushes(t *testing.T) {
 	if got := w.Row("syncing", disk.Name).Flushes; got < 200 {
 		t.Errorf("the process has %d flushes of %d", got, d.Ours.Flushes)
 		w.LogRows(disk.Name, 5)
+	}
+}
+
+// Devices without requests that hand their bios to others: each one's books balance, and what was
+// written and read is its process's on all of them.
+func TestStacks(t *testing.T) {
+	for name, stack := range map[string]func(*testing.T) (top livetest.Disk, lower []livetest.Disk){
+		"linear": func(t *testing.T) (livetest.Disk, []livetest.Disk) {
+			disk := livetest.NewDisk(t, "", 512)
+			return livetest.NewLinear(t, disk), []livetest.Disk{disk}
+		},
+		"mirror": func(t *testing.T) (livetest.Disk, []livetest.Disk) {
+			livetest.NeedConfig(t, "CONFIG_BLK_DEV_MD")
+			a, b := livetest.NewDisk(t, "", 512), livetest.NewDisk(t, "", 512)
+			return livetest.NewMirror(t, a, b), []livetest.Disk{a, b}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			top, lower := stack(t)
+			top.Mount(t, "ext4")
+			w := livetest.NewWatch(t, owner.Options{}, ioprobe.Options{})
+			w.Measure(func(try int) {
+				file := top.Path(fmt.Sprint("file", try))
+				livetest.Do(t, "writer", "write", file, 16*mib)
+				w.Sync()
+				livetest.DropCaches(t)
+				livetest.Do(t, "reader", "read", file)
+			})
+			w.Balance()
+			if got := w.Row("writer", top.Name).WriteVia.Writeback; got != 16*mib {
+				t.Errorf("the writer has %d bytes on %s, want %d", got, top.Name, 16*mib)
+			}
+			if got := w.Row("reader", top.Name).ReadVia.File; got != 16*mib {
+				t.Errorf("the reader has %d bytes on %s, want %d", got, top.Name, 16*mib)
+			}
+			var read uint64
+			for _, d := range lower {
+				if got := w.Row("writer", d.Name).WriteVia.Writeback; got != 16*mib {
+					t.Errorf("the writer has %d bytes on %s, want %d", got, d.Name, 16*mib)
+				}
+				read += w.Row("reader", d.Name).ReadVia.File
+			}
+			if read != 16*mib {
+				t.Errorf("the reader has %d bytes below, want %d", read, 16*mib)
+			}
+			if t.Failed() {
+				for _, d := range append(lower, top) {
+					w.LogRows(d.Name, 5)
+				}
+			}
+		})
 	}
 }
 

@@ -35,7 +35,7 @@ const (
 
 type bpfName struct {
 	_     structs.HostLayout
-	Parts [320]int8
+	Parts [512]int8
 }
 
 type bpfNameKey struct {

@@ -21,8 +21,8 @@ import (
 // guestPackages are the Debian packages that tests use; the guest's root holds them and
 // what they depend on, as they are installed here.
 var guestPackages = []string{
-	"bash", "coreutils", "findutils", "grep", "mount", "procps", "sed", "tar", "util-linux", "libcap2-bin",
-	"kmod", "iproute2", "dmsetup", "cryptsetup-bin", "mdadm",
+	"bash", "dash", "coreutils", "findutils", "grep", "mount", "procps", "sed", "tar", "util-linux", "libcap2-bin",
+	"kmod", "iproute2", "dmsetup", "mdadm",
 	"e2fsprogs", "xfsprogs", "btrfs-progs",
 	"fio", "git", "gcc", "libc6-dev",
 }
@@ -115,18 +115,21 @@ func makeImage(image, tree string) error {
 	if _, err := fmt.Sscan(size, &mib); err != nil {
 		return err
 	}
-	unfinished := image + ".new"
-	defer os.Remove(unfinished)
-	os.Remove(unfinished)
-	if _, err := run("mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-d", tree, unfinished, fmt.Sprintf("%dM", mib*5/4+32)); err != nil {
+	unfinished, err := os.CreateTemp(filepath.Dir(image), filepath.Base(image)+".")
+	if err != nil {
 		return err
 	}
-	return os.Rename(unfinished, image)
+	defer os.Remove(unfinished.Name())
+	unfinished.Close()
+	if _, err := run("mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-d", tree, unfinished.Name(), fmt.Sprintf("%dM", mib*5/4+32)); err != nil {
+		return err
+	}
+	return os.Rename(unfinished.Name(), image)
 }
 
 // testImage makes the disk with the tests and a kernel's modules.
-func testImage(dir, tree string, k installed, plan []wire.Test) (string, error) {
-	text, err := json.Marshal(plan)
+func testImage(dir string, p *plan, k installed) (string, error) {
+	text, err := json.Marshal(p.tests)
 	if err != nil {
 		return "", err
 	}
@@ -135,7 +138,7 @@ func testImage(dir, tree string, k installed, plan []wire.Test) (string, error) 
 		return "", err
 	}
 	defer os.RemoveAll(own)
-	if _, err := run("cp", "-a", tree+"/.", own); err != nil {
+	if _, err := run("cp", "-a", p.tree+"/.", own); err != nil {
 		return "", err
 	}
 	if err := os.WriteFile(filepath.Join(own, filepath.Base(wire.PlanFile)), text, 0o644); err != nil {

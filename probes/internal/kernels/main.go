@@ -1,51 +1,48 @@
 // Kernels runs the tests of all probes on every kernel of the matrix, in virtual
-// machines, and prints what was checked where.
+// machines and on the running one, and prints what was checked where. What probes ask of
+// the kernels' types is checked first, without starting them.
 package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"strings"
-	"sync"
+	"runtime"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"culprit/probes/internal/kernels/wire"
 )
 
-// tested are the packages whose tests run on each kernel.
-var tested = []struct {
-	dir  string // below the repository's root
-	skip string // tests that need the repository, not a kernel
-	// The tests run the program of this package, which they would build otherwise.
-	program bool
-}{
-	{dir: "probes/owner"},
-	{dir: "probes/io"},
-	{dir: "cmd/culprit", program: true, skip: "TestImportsGoOneWay|TestProbesAreOneSet|TestCommandsAreDocumented"},
-}
-
 func main() {
-	if err := mainErr(); err != nil {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := matrix(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "test-kernels:", err)
 		os.Exit(1)
 	}
 }
 
-func mainErr() error {
-	only := flag.String("kernel", "", "test only the kernel of this name")
+// running is the name of the running kernel in the matrix.
+const running = "running"
+
+func matrix(ctx context.Context) error {
+	only := flag.String("kernel", "", "test this kernel alone, by its name in the matrix, or \""+running+"\"")
 	pkg := flag.String("package", "", "test only packages with this in their names")
 	tests := flag.String("run", "", "test only what matches this regular expression")
-	jobs := flag.Int("j", 2, "machines at a time")
+	machines := flag.Int("j", runtime.NumCPU(), "virtual machines at a time")
+	limit := flag.Duration("limit", 18*time.Minute, "end everything after this time")
 	verbose := flag.Bool("v", false, "print what the tests print")
 	flag.Parse()
+	ctx, cancel := context.WithTimeoutCause(ctx, *limit, fmt.Errorf("the limit of %v for everything is over", *limit))
+	defer cancel()
 
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
 	base, err := os.UserCacheDir()
 	if err != nil {
 		return err
@@ -61,118 +58,121 @@ func mainErr() error {
 	defer os.RemoveAll(work)
 
 	begin := time.Now()
+	say := func(format string, args ...any) {
+		fmt.Printf("%5.0fs "+format+"\n", append([]any{time.Since(begin).Seconds()}, args...)...)
+	}
 	root, err := rootImage(cache)
 	if err != nil {
-		return fmt.Errorf("making the guest's root: %w", err)
+		return fmt.Errorf("making the root of the virtual machines: %w", err)
 	}
-	tree, init, plan, err := build(work, *pkg, *tests)
+	p, err := build(work, *pkg, *tests)
 	if err != nil {
 		return err
 	}
-	fmt.Printf("built in %v\n", time.Since(begin).Round(time.Second))
+	say("built")
 
-	var wg sync.WaitGroup
-	var failed []error
-	var mu sync.Mutex
-	slots := make(chan struct{}, *jobs)
+	var offline, all []*results
+	var group errgroup.Group
+	group.SetLimit(*machines)
+	host := &results{kernel: running, packages: map[string]*outcome{}}
+	if *only == "" || *only == running {
+		// Alone, because live tests change what the whole machine does.
+		host.failure = runHere(ctx, p, host.event(say, *verbose))
+	}
 	for _, k := range kernels {
-		if k.offline || *only != "" && k.name != *only {
+		if *only != "" && *only != k.name {
 			continue
 		}
-		wg.Go(func() {
-			slots <- struct{}{}
-			defer func() { <-slots }()
-			begin := time.Now()
-			err := test(ctx, k, cache, work, root, tree, init, plan, *verbose)
-			mu.Lock()
-			defer mu.Unlock()
-			fmt.Printf("%s: %v\n", k.name, time.Since(begin).Round(time.Second))
-			if err != nil {
-				failed = append(failed, fmt.Errorf("%s: %w", k.name, err))
-			}
+		r := &results{kernel: k.name, packages: map[string]*outcome{}}
+		if k.offline {
+			offline = append(offline, r)
+		} else {
+			all = append(all, r)
+		}
+		group.Go(func() error {
+			r.failure = onKernel(ctx, k, cache, work, root, p, r, r.event(say, *verbose))
+			return nil
 		})
 	}
-	wg.Wait()
-	for _, err := range failed {
-		fmt.Println(err)
+	group.Wait()
+	if *only == "" || *only == running {
+		all = append(all, host)
 	}
-	if len(failed) > 0 {
-		return fmt.Errorf("%d kernels failed", len(failed))
+	for _, r := range all {
+		for name, o := range r.packages {
+			if err := o.decode(name); err != nil {
+				return err
+			}
+		}
 	}
+	fmt.Println()
+	printResults(os.Stdout, all, offline)
+	failed := 0
+	for _, r := range all {
+		if r.failed() || len(r.packages) != len(p.tests) {
+			failed++
+		}
+	}
+	for _, r := range offline {
+		if r.failure != nil {
+			return fmt.Errorf("%s: %w", r.kernel, r.failure)
+		}
+	}
+	if failed > 0 {
+		return fmt.Errorf("%d of %d kernels failed", failed, len(all))
+	}
+	say("everything passed")
 	return nil
 }
 
-func test(ctx context.Context, k kernel, cache, work, root, tree, init string, plan []wire.Test, verbose bool) error {
+// event takes what a kernel's tests report.
+func (r *results) event(say func(string, ...any), verbose bool) func(wire.Event) {
+	return func(e wire.Event) {
+		r.add(e)
+		if verbose {
+			os.Stdout.Write(e.Output)
+		}
+		if e.Ended {
+			say("%s: %s ended with status %d", r.kernel, e.Package, e.Status)
+		}
+	}
+}
+
+// onKernel fetches a kernel, checks what is asked of its types, and runs the tests on it.
+func onKernel(ctx context.Context, k kernel, cache, work, root string, p *plan, r *results, event func(wire.Event)) error {
 	i, err := fetch(k, cache)
 	if err != nil {
+		return err
+	}
+	if r.findings, err = relocate(i); err != nil || k.offline {
 		return err
 	}
 	dir := filepath.Join(work, k.name)
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return err
 	}
-	image, err := testImage(dir, tree, i, plan)
+	image, err := testImage(dir, p, i)
 	if err != nil {
 		return err
 	}
-	m := machine{kernel: i, cpu: k.cpu, initramfs: init, root: root, tests: image}
-	return m.run(ctx, dir, func(e wire.Event) {
-		if verbose {
-			os.Stdout.Write(e.Output)
-		}
-		if e.Ended {
-			fmt.Printf("%s: %s: status %d\n", k.name, e.Package, e.Status)
-		}
-	})
+	defer os.Remove(image)
+	m := machine{kernel: i, cpu: k.cpu, initramfs: p.initramfs, root: root, tests: image}
+	return m.run(ctx, dir, event)
 }
 
-// build makes what runs in the machines: the tests with their data, and the initramfs.
-func build(work, pkg, only string) (tree, archive string, plan []wire.Test, err error) {
-	tree = filepath.Join(work, "tree")
-	goBuild := func(args ...string) error {
-		cmd := exec.Command("go", args...)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, out)
+// runHere runs the tests on the running kernel.
+func runHere(ctx context.Context, p *plan, event func(wire.Event)) error {
+	for _, t := range p.tests {
+		cmd := exec.CommandContext(ctx, t.Path(p.tree), t.Args...)
+		cmd.Dir = t.Dir(p.tree)
+		cmd.Env = append(os.Environ(), t.Env(p.tree)...)
+		out, err := cmd.CombinedOutput()
+		var exit *exec.ExitError
+		if err != nil && !errors.As(err, &exit) {
+			return fmt.Errorf("running %s: %w", t.Package, err)
 		}
-		return nil
+		event(wire.Event{Package: t.Package, Output: out})
+		event(wire.Event{Package: t.Package, Ended: true, Status: cmd.ProcessState.ExitCode()})
 	}
-	if err := os.MkdirAll(tree, 0o755); err != nil {
-		return "", "", nil, err
-	}
-	if _, err := run("sh", "-c", `git ls-files -z | tar -c --null -T - | tar -x -C "$0"`, tree); err != nil {
-		return "", "", nil, err
-	}
-	for _, t := range tested {
-		if !strings.Contains(t.dir, pkg) {
-			continue
-		}
-		name := strings.ReplaceAll(t.dir, "/", "-") + ".test"
-		if err := goBuild("test", "-c", "-o", filepath.Join(tree, name), "./"+t.dir); err != nil {
-			return "", "", nil, err
-		}
-		p := wire.Test{
-			Package: t.dir, Binary: filepath.Join(wire.TestDir, name), Dir: filepath.Join(wire.TestDir, t.dir),
-			Args: []string{"-test.v=test2json", "-test.timeout=20m", "-test.short"},
-		}
-		if t.program {
-			if err := goBuild("build", "-o", filepath.Join(tree, "culprit"), "./"+t.dir); err != nil {
-				return "", "", nil, err
-			}
-			p.Env = append(p.Env, "CULPRIT_TEST_PROGRAM="+filepath.Join(wire.TestDir, "culprit"))
-		}
-		if t.skip != "" {
-			p.Args = append(p.Args, "-test.skip="+t.skip)
-		}
-		if only != "" {
-			p.Args = append(p.Args, "-test.run="+only)
-		}
-		plan = append(plan, p)
-	}
-	init := filepath.Join(work, "init")
-	if err := goBuild("build", "-ldflags", "-s -w", "-o", init, "./probes/internal/kernels/guest"); err != nil {
-		return "", "", nil, err
-	}
-	archive = filepath.Join(work, "initramfs")
-	return tree, archive, plan, initramfs(archive, init)
+	return context.Cause(ctx)
 }

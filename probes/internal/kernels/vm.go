@@ -27,7 +27,7 @@ type machine struct {
 
 const (
 	memory  = "4G"
-	diskMiB = 1536 // a spare disk's size
+	diskMiB = 1536 // of a disk to write to
 	// silence is how long a machine may report nothing: longer than the longest test takes.
 	silence = 6 * time.Minute
 )
@@ -56,8 +56,12 @@ func (m machine) run(ctx context.Context, dir string, event func(wire.Event)) er
 	}
 	args = append(args, drive(wire.RootDisk, m.root, "readonly=on")...)
 	args = append(args, drive(wire.TestDisk, m.tests, "readonly=on")...)
+	writable := []string{wire.TempDisk}
 	for i := range wire.SpareCount {
-		disk := filepath.Join(dir, fmt.Sprint("disk", i))
+		writable = append(writable, fmt.Sprint(wire.SpareDisks, i))
+	}
+	for _, name := range writable {
+		disk := filepath.Join(dir, name)
 		if err := os.WriteFile(disk, nil, 0o600); err != nil {
 			return err
 		}
@@ -65,7 +69,10 @@ func (m machine) run(ctx context.Context, dir string, event func(wire.Event)) er
 		if err := os.Truncate(disk, diskMiB<<20); err != nil {
 			return err
 		}
-		args = append(args, drive(fmt.Sprint(wire.SpareDisks, i), disk, "cache=unsafe,discard=unmap")...)
+		args = append(args, drive(name, disk, "cache=unsafe,discard=unmap")...)
+	}
+	if _, err := run("mke2fs", "-q", "-t", "ext4", "-E", "lazy_itable_init=0,lazy_journal_init=0", filepath.Join(dir, wire.TempDisk)); err != nil {
+		return err
 	}
 	qemu := exec.CommandContext(ctx, "qemu-system-x86_64", args...)
 	var stderr bytes.Buffer

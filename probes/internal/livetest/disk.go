@@ -18,6 +18,16 @@ type Disk struct {
 	Name string // as in /sys/block
 	Dev  string // its node
 	Dir  string // where it is mounted, "" if it is not
+	fs   string
+}
+
+// Remount mounts the disk anew, so that the kernel knows nothing of its file system any more.
+func (d Disk) Remount(t testing.TB) {
+	t.Helper()
+	unmount(t, d.Dir)
+	if err := unix.Mount(d.Dev, d.Dir, d.fs, 0, ""); err != nil {
+		t.Fatalf("mounting %s again: %v", d.Dev, err)
+	}
 }
 
 // spareDisks names, in the environment, disks that tests may overwrite, separated by colons: the
@@ -110,6 +120,39 @@ func NewZram(t testing.TB, mib int) Disk {
 	return d
 }
 
+// NewLinear puts a device-mapper device over a whole disk: one that takes bios, and hands them down.
+func NewLinear(t testing.TB, lower Disk) Disk {
+	t.Helper()
+	NeedConfig(t, "CONFIG_BLK_DEV_DM")
+	loadModule("dm-mod", "/dev/mapper/control")
+	sectors := strings.TrimSpace(Command(t, "blockdev", "--getsz", lower.Dev))
+	name := "culprit-test-" + lower.Name
+	Command(t, "dmsetup", "create", name, "--table", "0 "+sectors+" linear "+lower.Dev+" 0")
+	t.Cleanup(func() { Command(t, "dmsetup", "remove", "--retry", name) })
+	kernel := "dm-" + strings.TrimSpace(Command(t, "dmsetup", "info", "--columns", "--noheadings", "--options", "minor", name))
+	return Disk{Name: kernel, Dev: "/dev/" + kernel}
+}
+
+// NewMirror makes an md device of two disks.
+func NewMirror(t testing.TB, a, b Disk) Disk {
+	t.Helper()
+	NeedConfig(t, "CONFIG_BLK_DEV_MD")
+	loadModule("raid1", "/sys/module/raid1")
+	const dev = "/dev/md77"
+	Command(t, "mdadm", "--create", dev, "--run", "--level=1", "--raid-devices=2", "--metadata=1.0", "--assume-clean", "--bitmap=none", a.Dev, b.Dev)
+	t.Cleanup(func() {
+		Command(t, "mdadm", "--stop", dev)
+		Command(t, "mdadm", "--zero-superblock", a.Dev, b.Dev)
+	})
+	return Disk{Name: filepath.Base(dev), Dev: dev}
+}
+
+// Mount makes a file system on the disk and mounts it, as NewDisk does.
+func (d *Disk) Mount(t testing.TB, fs string, options ...string) {
+	t.Helper()
+	d.mount(t, fs, options)
+}
+
 // mount makes a file system on the disk and mounts it.
 func (d *Disk) mount(t testing.TB, fs string, options []string) {
 	t.Helper()
@@ -129,7 +172,7 @@ func (d *Disk) mount(t testing.TB, fs string, options []string) {
 		t.Fatalf("no way to make %q", fs)
 	}
 	Command(t, "mkfs."+fs, append(options, "-q", d.Dev)...)
-	d.Dir = t.TempDir()
+	d.Dir, d.fs = t.TempDir(), fs
 	if err := unix.Mount(d.Dev, d.Dir, fs, 0, ""); err != nil {
 		t.Fatalf("mounting %s on %s: %v", fs, d.Dev, err)
 	}

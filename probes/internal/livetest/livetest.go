@@ -4,7 +4,9 @@
 package livetest
 
 import (
+	"compress/gzip"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -43,6 +45,31 @@ func NeedRoot(t testing.TB) {
 	if os.Geteuid() != 0 {
 		t.Fatal("this test loads BPF programs and mounts disks: run it as root")
 	}
+}
+
+// NeedConfig skips a test of what the running kernel was built without, where it tells (CONFIG_IKCONFIG_PROC).
+// Everywhere else it must be there.
+func NeedConfig(t testing.TB, option string) {
+	t.Helper()
+	f, err := os.Open("/proc/config.gz")
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, err := io.ReadAll(z)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(config)) {
+		if strings.HasPrefix(line, option+"=") {
+			return
+		}
+	}
+	t.Skip("this kernel was built without " + option)
 }
 
 // Command runs a program to its end and returns what it wrote to its standard output.

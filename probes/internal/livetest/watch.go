@@ -219,6 +219,9 @@ func (w *Watch) Balance() {
 			}
 			if strings.HasPrefix(d.Device, "zram") { // the kernel never counts their discards
 				d.Ours.Discards, d.Ours.DiscardBytes = d.Kernel.Discards, d.Kernel.DiscardBytes
+				if ioprobe.PassesPages(nil) {
+					continue
+				}
 			}
 			if d.ResidualBytes() != 0 || d.ResidualOps() != 0 {
 				open = append(open, d)

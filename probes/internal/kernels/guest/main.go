@@ -60,8 +60,7 @@ func run() error {
 		return fmt.Errorf("reading the plan: %w", err)
 	}
 	for _, t := range plan {
-		t.Env = append(t.Env, "CULPRIT_TEST_DISKS="+strings.Join(spare(disks), ":"))
-		status, err := test(t, report)
+		status, err := test(t, spare(disks), report)
 		if err != nil {
 			return fmt.Errorf("running %s: %w", t.Package, err)
 		}
@@ -105,7 +104,7 @@ func waitForDisks() (map[string]string, error) {
 			serial, _ := os.ReadFile(filepath.Join(dir, "device/serial"))
 			disks[strings.TrimSpace(string(serial))] = filepath.Join("/dev", filepath.Base(dir))
 		}
-		if disks[wire.RootDisk] != "" && disks[wire.TestDisk] != "" && len(spare(disks)) == wire.SpareCount {
+		if disks[wire.RootDisk] != "" && disks[wire.TestDisk] != "" && disks[wire.TempDisk] != "" && len(spare(disks)) == wire.SpareCount {
 			return disks, nil
 		}
 		if time.Since(begin) > time.Minute {
@@ -147,12 +146,15 @@ func enter(disks map[string]string) error {
 		return err
 	}
 	for _, m := range []struct{ fs, dir string }{
-		{"proc", "/proc"}, {"sysfs", "/sys"}, {"tmpfs", "/tmp"}, {"tmpfs", "/run"},
+		{"proc", "/proc"}, {"sysfs", "/sys"}, {"tmpfs", "/run"},
 		{"tmpfs", "/dev/shm"}, {"cgroup2", "/sys/fs/cgroup"},
 	} {
 		if err := mount(m.fs, m.dir); err != nil {
 			return err
 		}
+	}
+	if err := unix.Mount(disks[wire.TempDisk], "/tmp", "ext4", 0, ""); err != nil {
+		return fmt.Errorf("mounting /tmp: %w", err)
 	}
 	if err := unix.Mount(disks[wire.TestDisk], wire.TestDir, "ext4", unix.MS_RDONLY, "noload"); err != nil {
 		return fmt.Errorf("mounting the tests: %w", err)
@@ -165,15 +167,17 @@ func enter(disks map[string]string) error {
 
 // test runs one test binary to its end. Whatever else it leaves behind falls to this process, as
 // to every first one, and is waited for.
-func test(t wire.Test, report *json.Encoder) (status int, err error) {
+func test(t wire.Test, disks []string, report *json.Encoder) (status int, err error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return 0, err
 	}
 	defer r.Close()
-	pid, err := syscall.ForkExec(t.Binary, append([]string{t.Binary}, t.Args...), &syscall.ProcAttr{
-		Dir:   t.Dir,
-		Env:   append([]string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/tmp", "TMPDIR=/tmp", "LANG=C.UTF-8"}, t.Env...),
+	program := t.Path(wire.TestDir)
+	pid, err := syscall.ForkExec(program, append([]string{program}, t.Args...), &syscall.ProcAttr{
+		Dir: t.Dir(wire.TestDir),
+		Env: append(t.Env(wire.TestDir), "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/tmp", "TMPDIR=/tmp", "LANG=C.UTF-8",
+			wire.SpareDisksVariable+"="+strings.Join(disks, ":")),
 		Files: []uintptr{0, w.Fd(), w.Fd()},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})

@@ -1,0 +1,77 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"culprit/probes/internal/kernels/wire"
+)
+
+// tested are the packages whose tests run on each kernel.
+var tested = []struct {
+	dir  string // below the repository's root
+	skip string // tests that need the repository, not a kernel
+	// The tests run the program of this package, which they would build otherwise.
+	program bool
+}{
+	{dir: "probes/owner"},
+	{dir: "probes/io"},
+	{dir: "cmd/culprit", program: true, skip: "TestImportsGoOneWay|TestProbesAreOneSet|TestCommandsAreDocumented"},
+}
+
+// plan is what runs on each kernel.
+type plan struct {
+	tree      string // what becomes the test disk: the repository, and the tests as programs
+	initramfs string
+	tests     []wire.Test
+}
+
+// build makes the plan, of the packages with pkg in their names and of the tests that match only.
+func build(work, pkg, only string) (*plan, error) {
+	p := &plan{tree: filepath.Join(work, "tree"), initramfs: filepath.Join(work, "initramfs")}
+	if err := os.Mkdir(p.tree, 0o755); err != nil {
+		return nil, err
+	}
+	if _, err := run("sh", "-c", `git ls-files -z | tar -c --null -T - | tar -x -C "$0"`, p.tree); err != nil {
+		return nil, err
+	}
+	for _, t := range tested {
+		if !strings.Contains(t.dir, pkg) {
+			continue
+		}
+		name := strings.ReplaceAll(t.dir, "/", "-") + ".test"
+		if err := goRun("test", "-c", "-o", filepath.Join(p.tree, name), "./"+t.dir); err != nil {
+			return nil, err
+		}
+		test := wire.Test{Package: t.dir, Program: name, Args: []string{"-test.v=test2json", "-test.timeout=20m"}}
+		if t.program {
+			if err := goRun("build", "-o", filepath.Join(p.tree, wire.Culprit), "./"+t.dir); err != nil {
+				return nil, err
+			}
+		}
+		if t.skip != "" {
+			test.Args = append(test.Args, "-test.skip="+t.skip)
+		}
+		if only != "" {
+			test.Args = append(test.Args, "-test.run="+only)
+		}
+		p.tests = append(p.tests, test)
+	}
+	init := filepath.Join(work, "init")
+	if err := goRun("build", "-ldflags", "-s -w", "-o", init, "./probes/internal/kernels/guest"); err != nil {
+		return nil, err
+	}
+	return p, initramfs(p.initramfs, init)
+}
+
+func goRun(args ...string) error {
+	cmd := exec.Command("go", args...)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, out)
+	}
+	return nil
+}
