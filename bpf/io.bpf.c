@@ -22,7 +22,12 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
 /* ---- merges: the other way for a bio to get into a request ---- */
 
-static __always_inline int bio_merged(struct bio *bio)
+static __always_inline bool writes_journal(struct task_context *c)
+{
+	return c->commit_tid || c->marks & (TASK_SUPERBLOCK | TASK_FAST_COMMIT);
+}
+
+static __always_inline int bio_merged(struct bio *bio, bool again)
 {
 	struct bio_owner own = {};
 	struct task_context *c;
@@ -33,23 +38,36 @@ static __always_inline int bio_merged(struct bio *bio)
 	if (c)
 		c->marks &= ~TASK_SUPERBLOCK;
 	/* The blocks of a commit are merged among themselves, and theirs is the request's owner. */
-	if (!c || c->commit_tid)
+	if (!c || writes_journal(c))
 		return 0;
 	own.owner = c->owner;
-	return bio_keep_owner(as_number(bio), &own);
+	return bio_keep_owner(as_number(bio), &own, again);
 }
 
 SEC("tp_btf/block_bio_backmerge")
 int BPF_PROG(bio_backmerge, struct bio *bio)
 {
-	return bio_merged(bio);
+	return bio_merged(bio, false);
+}
+
+/* See programs_are_preempted(). */
+SEC("tp_btf/block_bio_backmerge")
+int BPF_PROG(bio_backmerge_again, struct bio *bio)
+{
+	return bio_merged(bio, true);
 }
 
 /* The bio goes in front of the one whose submitter the slot has: that one is no longer first, and has no entry. */
 SEC("tp_btf/block_bio_frontmerge")
 int BPF_PROG(bio_frontmerge, struct bio *bio)
 {
-	return bio_merged(bio);
+	return bio_merged(bio, false);
+}
+
+SEC("tp_btf/block_bio_frontmerge")
+int BPF_PROG(bio_frontmerge_again, struct bio *bio)
+{
+	return bio_merged(bio, true);
 }
 
 struct rq_merge {
@@ -67,7 +85,7 @@ static long keep_next_bio(__u32 i, void *ctx)
 		return 1;
 	if (!bpf_map_lookup_elem(&bio_owners, &m->bio) &&
 	    !is_writeback(BPF_CORE_READ(bio, bi_opf), (__u64)BPF_CORE_READ(bio, bi_io_vec, bv_page)))
-		bio_keep_owner(m->bio, &own);
+		bio_keep_owner(m->bio, &own, false);
 	next = BPF_CORE_READ(bio, bi_next);
 	m->bio = (__u64)next;
 	return 0;
@@ -125,11 +143,6 @@ static __always_inline __u64 written_inode(struct request *rq)
 	return (__u64)BPF_CORE_READ((struct address_space *)mapping, host);
 }
 
-static __always_inline bool writes_journal(struct task_context *c)
-{
-	return c->commit_tid || c->marks & (TASK_SUPERBLOCK | TASK_FAST_COMMIT);
-}
-
 /* What a thread is submitting: marks for a slot, whose transaction is the thread's commit_tid. */
 static __always_inline __u32 submission_flags(struct task_context *c, struct task_struct *task, __u32 cmd_flags)
 {
@@ -183,7 +196,7 @@ out:
 	return zero;
 }
 
-static __always_inline int started(struct request *rq)
+static __always_inline int started(struct request *rq, enum scratch_user user)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct request_slot *slot = request_slot(rq, true);
@@ -193,7 +206,8 @@ static __always_inline int started(struct request *rq)
 	if (!disk)
 		return 0; /* a queue of commands alone, such as NVMe's for its administration */
 	if (!slot) {
-		lose(LOSS_REQUEST_SLOTS_FULL);
+		if (user == SCRATCH_START)
+			lose(LOSS_REQUEST_SLOTS_FULL);
 		return 0;
 	}
 	if (programs_are_preempted()) {
@@ -203,7 +217,7 @@ static __always_inline int started(struct request *rq)
 	}
 	flags = slot->flags;
 	if (flags & SLOT_LIVE && __sync_val_compare_and_swap(&slot->flags, flags, 0) == flags)
-		charge_unseen(slot, flags, SCRATCH_START);
+		charge_unseen(slot, flags, user);
 	slot->request = (__u64)rq;
 	slot->cmd_flags = rq->cmd_flags;
 	slot->bytes = rq->__data_len;
@@ -219,7 +233,13 @@ static __always_inline int started(struct request *rq)
 SEC("tp_btf/block_io_start")
 int BPF_PROG(request_start, struct request *rq)
 {
-	return started(rq);
+	return started(rq, SCRATCH_START);
+}
+
+SEC("tp_btf/block_io_start")
+int BPF_PROG(request_start_again, struct request *rq)
+{
+	return started(rq, SCRATCH_START_AGAIN);
 }
 
 /* Keeps who submits a bio, and why, until its request or it itself is seen again. */
@@ -235,7 +255,7 @@ static __always_inline int keep_submitter(struct bio *bio, __u64 start, __u32 fl
 		own.fs_device = c->commit_device;
 		own.tid = c->commit_tid;
 	}
-	return bio_keep_owner(as_number(bio), &own);
+	return bio_keep_owner(as_number(bio), &own, false);
 }
 
 /* ---- start, before 6.5: when a request is inserted or issued, whichever comes first ---- */
@@ -269,6 +289,31 @@ static __noinline int started_by(struct request_slot *slot, __u64 bio)
 	return zero;
 }
 
+/* Starts a request that is not issued itself, because a flush is all it is about. */
+static __noinline int started_unissued(struct request_slot *slot, __u64 at, __u32 device, enum scratch_user user)
+{
+	struct request *rq = (void *)at;
+	__u32 flags = slot->flags;
+	int zero = 0;
+
+	if (flags & SLOT_LIVE && __sync_val_compare_and_swap(&slot->flags, flags, 0) == flags)
+		charge_unseen(slot, flags, user);
+	slot->request = at;
+	slot->started = BPF_CORE_READ(rq, start_time_ns);
+	slot->cmd_flags = BPF_CORE_READ(rq, cmd_flags);
+	slot->bytes = BPF_CORE_READ(rq, __data_len);
+	slot->done = 0;
+	slot->inode = 0;
+	slot->task = 0;
+	slot->device = device;
+	slot->owner = OWNER_UNATTRIBUTED_BEFORE_ATTACH;
+	slot->row = io_row_find(slot->owner, device);
+	slot->flags = SLOT_LIVE;
+	started_by(slot, (__u64)BPF_CORE_READ(rq, bio));
+	barrier_var(zero);
+	return zero;
+}
+
 /* The request that the flush with a tag borrows it from: the first one that waits (blk_kick_flush()). */
 static __always_inline __u64 flush_lender(struct request *flush)
 {
@@ -280,59 +325,51 @@ static __always_inline __u64 flush_lender(struct request *flush)
 	return (__u64)BPF_CORE_READ(list, next) - bpf_core_field_offset(struct request___v64, flush.list);
 }
 
-static __noinline int flush_issued(struct request *flush)
+static __always_inline int flush_issued(struct request *flush, enum scratch_user user)
 {
 	struct request_slot *slot = request_slot(flush, true);
-	struct request *rq = (void *)flush_lender(flush);
-	__u64 start = BPF_CORE_READ(rq, start_time_ns);
-	int zero = 0;
+	struct gendisk *disk = flush->q->disk;
+	__u64 at = flush_lender(flush);
+	struct request *rq = (void *)at;
 
-	if (!slot || !flush->q->disk || is_started(slot, (__u64)rq, start))
-		goto out;
-	slot->request = (__u64)rq;
-	slot->started = start;
-	slot->cmd_flags = BPF_CORE_READ(rq, cmd_flags);
-	slot->bytes = BPF_CORE_READ(rq, __data_len);
-	slot->done = 0;
-	slot->inode = 0;
-	slot->task = 0;
-	slot->device = disk_device(flush->q->disk);
-	slot->owner = OWNER_UNATTRIBUTED_BEFORE_ATTACH;
-	slot->row = io_row_find(slot->owner, slot->device);
-	slot->flags = SLOT_LIVE;
-	started_by(slot, (__u64)BPF_CORE_READ(rq, bio));
-out:
-	barrier_var(zero);
-	return zero;
+	if (!slot || !disk || is_started(slot, at, BPF_CORE_READ(rq, start_time_ns)))
+		return 0;
+	return started_unissued(slot, at, disk_device(disk), user);
 }
 
-static __always_inline int started_late(struct request *rq)
+/* By the bio: a request loses its marks where the device has no use for them (blk_insert_flush()). */
+static __always_inline bool flushes(struct request *rq)
+{
+	return rq->bio && rq->bio->bi_opf & FLUSHES;
+}
+
+static __always_inline int started_late(struct request *rq, enum scratch_user user)
 {
 	struct request_slot *slot;
 
 	if ((rq->cmd_flags & REQ_OP_MASK) == REQ_OP_FLUSH)
-		return flush_issued(rq);
+		return flush_issued(rq, user);
 	slot = request_slot(rq, false);
 	if (slot && is_started(slot, (__u64)rq, rq->start_time_ns))
 		return 0;
-	started(rq);
+	started(rq, user);
 	slot = request_slot(rq, false);
 	if (!slot)
 		return 0;
 	slot->started = rq->start_time_ns;
-	return rq->cmd_flags & FLUSHES ? started_by(slot, (__u64)rq->bio) : 0;
+	return flushes(rq) ? started_by(slot, (__u64)rq->bio) : 0;
 }
 
 SEC("tp_btf/block_rq_insert")
 int BPF_PROG(request_insert, struct request *rq)
 {
-	return started_late(rq);
+	return started_late(rq, SCRATCH_START);
 }
 
 SEC("tp_btf/block_rq_issue")
 int BPF_PROG(request_issue, struct request *rq)
 {
-	return started_late(rq);
+	return started_late(rq, SCRATCH_START_AGAIN);
 }
 
 /* ---- completion ---- */
@@ -375,6 +412,14 @@ static __always_inline void count_latency(struct io_row *row, enum io_op op, __u
 	}
 }
 
+static __always_inline void count_untimed(__u32 at, enum io_op op)
+{
+	struct io_row *row = bpf_map_lookup_elem(&io_rows, &at);
+
+	if (row && op < IO_OPS)
+		__sync_fetch_and_add(&row->ops[op], 1);
+}
+
 static __always_inline void count_operation(__u32 at, enum io_op op, __u64 start, __u64 issued)
 {
 	struct io_row *row = bpf_map_lookup_elem(&io_rows, &at);
@@ -388,7 +433,7 @@ static __always_inline void count_operation(__u32 at, enum io_op op, __u64 start
 
 static __noinline int complete(struct request *rq, struct request_slot *slot, __u32 bytes)
 {
-	struct scratch *s = scratch(SCRATCH_REQUEST_COMPLETE);
+	struct scratch *s;
 	__u32 cmd_flags = rq->cmd_flags, rq_flags = rq->rq_flags, op = cmd_flags & REQ_OP_MASK;
 	struct bio *bio = rq->bio;
 	struct completion *c;
@@ -396,6 +441,10 @@ static __noinline int complete(struct request *rq, struct request_slot *slot, __
 	__u32 row;
 	int zero = 0;
 
+	/* One that shared its flush with an earlier one was never issued. */
+	if (!has_io_start() && slot && flushes(rq) && !is_started(slot, (__u64)rq, rq->start_time_ns))
+		started_unissued(slot, (__u64)rq, disk_device(rq->q->disk), SCRATCH_REQUEST_COMPLETE);
+	s = scratch(SCRATCH_REQUEST_COMPLETE);
 	if (!s)
 		goto out;
 	c = &s->c;
@@ -544,7 +593,7 @@ static __always_inline bool is_zram(struct gendisk *disk)
 /* md accounts no flush without data (md_flush_request(), drivers/md/md.c). */
 static __always_inline bool is_md(struct gendisk *disk)
 {
-	return disk->disk_name[0] == 'm' && disk->disk_name[1] == 'd' && disk->disk_name[2] >= '0' && disk->disk_name[2] <= '9';
+	return disk->disk_name[0] == 'm' && disk->disk_name[1] == 'd' && (disk->disk_name[2] == '_' || (disk->disk_name[2] >= '0' && disk->disk_name[2] <= '9'));
 }
 
 static __always_inline bool takes_bios(struct bio *bio)
@@ -622,7 +671,7 @@ int BPF_PROG(bio_complete, struct request_queue *q, struct bio *bio)
 	if (c->op != IO_FLUSH)
 		count_operation(c->to.owners ? largest_owner(&c->to) : c->row, c->op, start, start);
 	if (c->flags & SLOT_TWICE)
-		count_operation(c->to.owners ? largest_owner(&c->to) : c->row, c->op, start, start);
+		count_untimed(c->to.owners ? largest_owner(&c->to) : c->row, c->op);
 	return 0;
 }
 

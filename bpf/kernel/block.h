@@ -96,6 +96,5 @@ enum req_flag_bits {
 	__REQ_SWAP = 0,
 };
 
-/* Since 6.11; macros before (see compat.bpf.h). */
 
 #pragma clang attribute pop

@@ -39,7 +39,8 @@ static __always_inline __u32 low_bits(const void *pointer)
  * Since 7.0 a thread can be preempted within a tracepoint's program (srcu_fast_notrace in
  * __DECLARE_TRACE(), include/linux/tracepoint.h), and until it goes on, the others on its CPU pass the
  * tracepoint unseen: the kernel never runs a program within itself. Turning preemption off in the program
- * only moves that to its end. So user space loads those that can be repeated twice (Spec()).
+ * only moves that to its end. So where a thread can be preempted and an event be seen twice, there is a
+ * second program, NAME_again, which user space loads on such kernels.
  */
 typedef struct {
 	void *lock;

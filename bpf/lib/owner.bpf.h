@@ -140,12 +140,21 @@ struct {
 	__type(value, struct name);
 } names SEC(".maps");
 
-/* A path is put together here before it is kept: it is too large for the stack. */
+/*
+ * A path is put together here before it is kept: it is too large for the stack. A program that
+ * comes between another one's beginning and end goes without.
+ */
+struct name_scratch {
+	struct name name;
+	__u32 taken;
+	__u32 zero;
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, struct name);
+	__type(value, struct name_scratch);
 } name_scratch SEC(".maps");
 
 /*
@@ -188,23 +197,30 @@ static __always_inline void name_add(struct name_walk *w, const void *part)
 static __always_inline struct name *name_begin(__u64 a, __u64 b)
 {
 	struct name_key key = { a, b };
+	struct name_scratch *n;
 	__u32 zero = 0;
-	struct name *n;
 
 	if ((!a && !b) || bpf_map_lookup_elem(&names, &key))
 		return NULL;
 	n = bpf_map_lookup_elem(&name_scratch, &zero);
-	if (n)
-		__builtin_memset(n, 0, sizeof(*n));
-	return n;
+	if (!n)
+		return NULL;
+	if (__sync_val_compare_and_swap(&n->taken, 0, 1)) {
+		lose(LOSS_NAME_TABLE_FULL);
+		return NULL;
+	}
+	__builtin_memset(&n->name, 0, sizeof(n->name));
+	return &n->name;
 }
 
 static __always_inline void name_keep(__u64 a, __u64 b, struct name *n)
 {
+	struct name_scratch *taken = (void *)n;
 	struct name_key key = { a, b };
 
 	if (bpf_map_update_elem(&names, &key, n, BPF_ANY))
 		lose(LOSS_NAME_TABLE_FULL);
+	taken->taken = 0;
 }
 
 static long name_dentry(__u32 i, void *ctx)

@@ -185,11 +185,13 @@ static __always_inline bool is_writeback(__u32 opf, __u64 page)
 	return page_flag(folio_flags(page_head(page)), PG_writeback);
 }
 
-static __always_inline int bio_keep_owner(__u64 bio, struct bio_owner *own)
+/* A loss is not counted by a program that sees an event again. */
+static __always_inline int bio_keep_owner(__u64 bio, struct bio_owner *own, bool again)
 {
 	if (bpf_map_update_elem(&bio_owners, &bio, own, BPF_ANY)) {
 		bio_owners_overflowed = BIO_SWEEPS;
-		lose(LOSS_MERGED_BIOS_FULL);
+		if (!again)
+			lose(LOSS_MERGED_BIOS_FULL);
 	}
 	return 0;
 }

@@ -33,6 +33,7 @@ func wrote(t *testing.T, w *livetest.Watch, comm, device string, want uint64) {
 // Whoever dirtied a file is charged its writeback, to the byte, when it has long exited and
 // another process has everything written.
 func TestWritebackIsTheDirtiers(t *testing.T) {
+	size := livetest.Less(64 * mib)
 	for _, fs := range fileSystems {
 		t.Run(fs, func(t *testing.T) {
 			disk := livetest.NewDisk(t, fs, 1024)
@@ -50,32 +51,32 @@ func TestWritebackIsTheDirtiers(t *testing.T) {
 				})
 			}
 			t.Run("own files", func(t *testing.T) {
-				both(t, "write", func(which int, name string) []any { return []any{fmt.Sprint(name, "-", which), 64 * mib} })
-				wrote(t, w, "writer-a", disk.Name, 64*mib)
-				wrote(t, w, "writer-b", disk.Name, 64*mib)
+				both(t, "write", func(which int, name string) []any { return []any{fmt.Sprint(name, "-", which), size} })
+				wrote(t, w, "writer-a", disk.Name, uint64(size))
+				wrote(t, w, "writer-b", disk.Name, uint64(size))
 				wrote(t, w, "syncer", disk.Name, 0)
 			})
 			t.Run("one file", func(t *testing.T) {
-				both(t, "pieces", func(which int, name string) []any { return []any{name, 64 << 10, which, 2, 128 * mib} })
-				wrote(t, w, "writer-a", disk.Name, 64*mib)
-				wrote(t, w, "writer-b", disk.Name, 64*mib)
+				both(t, "pieces", func(which int, name string) []any { return []any{name, 64 << 10, which, 2, 2 * size} })
+				wrote(t, w, "writer-a", disk.Name, uint64(size))
+				wrote(t, w, "writer-b", disk.Name, uint64(size))
 				wrote(t, w, "syncer", disk.Name, 0)
 			})
 			t.Run("one file, one after the other", func(t *testing.T) {
 				w.Measure(func(try int) {
 					name := disk.Path(fmt.Sprint("later", try))
-					livetest.Do(t, "writer-a", "pieces", name, 64<<10, 0, 2, 128*mib)
-					livetest.Do(t, "writer-b", "pieces", name, 64<<10, 1, 2, 128*mib)
+					livetest.Do(t, "writer-a", "pieces", name, 64<<10, 0, 2, 2*size)
+					livetest.Do(t, "writer-b", "pieces", name, 64<<10, 1, 2, 2*size)
 					w.Sync()
 					disk.Clear(t)
 				})
-				wrote(t, w, "writer-a", disk.Name, 64*mib)
-				wrote(t, w, "writer-b", disk.Name, 64*mib)
+				wrote(t, w, "writer-a", disk.Name, uint64(size))
+				wrote(t, w, "writer-b", disk.Name, uint64(size))
 			})
 			t.Run("mmap", func(t *testing.T) {
-				both(t, "mmap", func(which int, name string) []any { return []any{fmt.Sprint(name, "-", which), 64 * mib} })
-				wrote(t, w, "writer-a", disk.Name, 64*mib)
-				wrote(t, w, "writer-b", disk.Name, 64*mib)
+				both(t, "mmap", func(which int, name string) []any { return []any{fmt.Sprint(name, "-", which), size} })
+				wrote(t, w, "writer-a", disk.Name, uint64(size))
+				wrote(t, w, "writer-b", disk.Name, uint64(size))
 				wrote(t, w, "syncer", disk.Name, 0)
 			})
 			t.Run("deleted", func(t *testing.T) {
@@ -127,7 +128,7 @@ func TestManySharedFiles(t *testing.T) {
 
 // Processes that live for a millisecond each have their name and their bytes.
 func TestShortLives(t *testing.T) {
-	const lives = 2000
+	lives := livetest.Less(2000)
 	program := livetest.Compile(t, "lives", livetest.Lives)
 	disk := livetest.NewDisk(t, "ext4", 512)
 	w := livetest.NewWatch(t, owner.Options{}, ioprobe.Options{})
@@ -180,7 +181,7 @@ func TestShortLives(t *testing.T) {
 	if d := w.Device(disk.Name); d.UnattributedBytes != 0 {
 		t.Errorf("%d bytes are unattributed, lost: %v", d.UnattributedBytes, w.Losses())
 	}
-	t.Logf("%d processes in %v, %v each", lives, took.Round(time.Millisecond), (2 * took / lives).Round(time.Microsecond))
+	t.Logf("%d processes in %v, %v each", lives, took.Round(time.Millisecond), (2 * took / time.Duration(lives)).Round(time.Microsecond))
 	w.Balance()
 }
 
@@ -192,7 +193,7 @@ func TestMetadataIsTheApplications(t *testing.T) {
 		w.During(time.Second, func() {
 			for round := range 3 {
 				name := fmt.Sprint("tree", try, "-", round)
-				livetest.Do(t, "maker", "files", disk.Path(name), 4000, 6000)
+				livetest.Do(t, "maker", "files", disk.Path(name), livetest.Less(4000), 6000)
 				livetest.Command(t, "tar", "-C", disk.Dir, "-cf", disk.Path(name+".tar"), name)
 				livetest.Do(t, "syncer", "sync")
 				livetest.Do(t, "remover", "remove", disk.Path(name))

@@ -264,8 +264,10 @@ const (
 	bpfMapTransactions               = "transactions"
 	bpfProgAddDevice                 = "add_device"
 	bpfProgBioBackmerge              = "bio_backmerge"
+	bpfProgBioBackmergeAgain         = "bio_backmerge_again"
 	bpfProgBioComplete               = "bio_complete"
 	bpfProgBioFrontmerge             = "bio_frontmerge"
+	bpfProgBioFrontmergeAgain        = "bio_frontmerge_again"
 	bpfProgBioQueue                  = "bio_queue"
 	bpfProgDirtyThrottled            = "dirty_throttled"
 	bpfProgDropTransaction           = "drop_transaction"
@@ -283,6 +285,7 @@ const (
 	bpfProgRequestIssue              = "request_issue"
 	bpfProgRequestMerge              = "request_merge"
 	bpfProgRequestStart              = "request_start"
+	bpfProgRequestStartAgain         = "request_start_again"
 	bpfProgRunStats                  = "run_stats"
 	bpfProgSettle                    = "settle"
 	bpfProgStartCommit               = "start_commit"
@@ -359,35 +362,38 @@ type bpfSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfProgramSpecs struct {
-	AddDevice        *ebpf.ProgramSpec `ebpf:"add_device"`
-	BioBackmerge     *ebpf.ProgramSpec `ebpf:"bio_backmerge"`
-	BioComplete      *ebpf.ProgramSpec `ebpf:"bio_complete"`
-	BioFrontmerge    *ebpf.ProgramSpec `ebpf:"bio_frontmerge"`
-	BioQueue         *ebpf.ProgramSpec `ebpf:"bio_queue"`
-	DirtyThrottled   *ebpf.ProgramSpec `ebpf:"dirty_throttled"`
-	DropTransaction  *ebpf.ProgramSpec `ebpf:"drop_transaction"`
-	EndCommit        *ebpf.ProgramSpec `ebpf:"end_commit"`
-	FastCommitStart  *ebpf.ProgramSpec `ebpf:"fast_commit_start"`
-	FastCommitStop   *ebpf.ProgramSpec `ebpf:"fast_commit_stop"`
-	FolioDirtied     *ebpf.ProgramSpec `ebpf:"folio_dirtied"`
-	HandleRestart    *ebpf.ProgramSpec `ebpf:"handle_restart"`
-	HandleStart      *ebpf.ProgramSpec `ebpf:"handle_start"`
-	HandleStats      *ebpf.ProgramSpec `ebpf:"handle_stats"`
-	MarkInodeDirty   *ebpf.ProgramSpec `ebpf:"mark_inode_dirty"`
-	RequestAllocated *ebpf.ProgramSpec `ebpf:"request_allocated"`
-	RequestComplete  *ebpf.ProgramSpec `ebpf:"request_complete"`
-	RequestInsert    *ebpf.ProgramSpec `ebpf:"request_insert"`
-	RequestIssue     *ebpf.ProgramSpec `ebpf:"request_issue"`
-	RequestMerge     *ebpf.ProgramSpec `ebpf:"request_merge"`
-	RequestStart     *ebpf.ProgramSpec `ebpf:"request_start"`
-	RunStats         *ebpf.ProgramSpec `ebpf:"run_stats"`
-	Settle           *ebpf.ProgramSpec `ebpf:"settle"`
-	StartCommit      *ebpf.ProgramSpec `ebpf:"start_commit"`
-	SweepIo          *ebpf.ProgramSpec `ebpf:"sweep_io"`
-	TaskSwitch       *ebpf.ProgramSpec `ebpf:"task_switch"`
-	WriteSuperblock  *ebpf.ProgramSpec `ebpf:"write_superblock"`
-	Writepages       *ebpf.ProgramSpec `ebpf:"writepages"`
-	WritepagesResult *ebpf.ProgramSpec `ebpf:"writepages_result"`
+	AddDevice          *ebpf.ProgramSpec `ebpf:"add_device"`
+	BioBackmerge       *ebpf.ProgramSpec `ebpf:"bio_backmerge"`
+	BioBackmergeAgain  *ebpf.ProgramSpec `ebpf:"bio_backmerge_again"`
+	BioComplete        *ebpf.ProgramSpec `ebpf:"bio_complete"`
+	BioFrontmerge      *ebpf.ProgramSpec `ebpf:"bio_frontmerge"`
+	BioFrontmergeAgain *ebpf.ProgramSpec `ebpf:"bio_frontmerge_again"`
+	BioQueue           *ebpf.ProgramSpec `ebpf:"bio_queue"`
+	DirtyThrottled     *ebpf.ProgramSpec `ebpf:"dirty_throttled"`
+	DropTransaction    *ebpf.ProgramSpec `ebpf:"drop_transaction"`
+	EndCommit          *ebpf.ProgramSpec `ebpf:"end_commit"`
+	FastCommitStart    *ebpf.ProgramSpec `ebpf:"fast_commit_start"`
+	FastCommitStop     *ebpf.ProgramSpec `ebpf:"fast_commit_stop"`
+	FolioDirtied       *ebpf.ProgramSpec `ebpf:"folio_dirtied"`
+	HandleRestart      *ebpf.ProgramSpec `ebpf:"handle_restart"`
+	HandleStart        *ebpf.ProgramSpec `ebpf:"handle_start"`
+	HandleStats        *ebpf.ProgramSpec `ebpf:"handle_stats"`
+	MarkInodeDirty     *ebpf.ProgramSpec `ebpf:"mark_inode_dirty"`
+	RequestAllocated   *ebpf.ProgramSpec `ebpf:"request_allocated"`
+	RequestComplete    *ebpf.ProgramSpec `ebpf:"request_complete"`
+	RequestInsert      *ebpf.ProgramSpec `ebpf:"request_insert"`
+	RequestIssue       *ebpf.ProgramSpec `ebpf:"request_issue"`
+	RequestMerge       *ebpf.ProgramSpec `ebpf:"request_merge"`
+	RequestStart       *ebpf.ProgramSpec `ebpf:"request_start"`
+	RequestStartAgain  *ebpf.ProgramSpec `ebpf:"request_start_again"`
+	RunStats           *ebpf.ProgramSpec `ebpf:"run_stats"`
+	Settle             *ebpf.ProgramSpec `ebpf:"settle"`
+	StartCommit        *ebpf.ProgramSpec `ebpf:"start_commit"`
+	SweepIo            *ebpf.ProgramSpec `ebpf:"sweep_io"`
+	TaskSwitch         *ebpf.ProgramSpec `ebpf:"task_switch"`
+	WriteSuperblock    *ebpf.ProgramSpec `ebpf:"write_superblock"`
+	Writepages         *ebpf.ProgramSpec `ebpf:"writepages"`
+	WritepagesResult   *ebpf.ProgramSpec `ebpf:"writepages_result"`
 }
 
 // bpfMapSpecs contains maps before they are loaded into the kernel.
@@ -562,43 +568,48 @@ type bpfVariables struct {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfPrograms struct {
-	AddDevice        *ebpf.Program `ebpf:"add_device"`
-	BioBackmerge     *ebpf.Program `ebpf:"bio_backmerge"`
-	BioComplete      *ebpf.Program `ebpf:"bio_complete"`
-	BioFrontmerge    *ebpf.Program `ebpf:"bio_frontmerge"`
-	BioQueue         *ebpf.Program `ebpf:"bio_queue"`
-	DirtyThrottled   *ebpf.Program `ebpf:"dirty_throttled"`
-	DropTransaction  *ebpf.Program `ebpf:"drop_transaction"`
-	EndCommit        *ebpf.Program `ebpf:"end_commit"`
-	FastCommitStart  *ebpf.Program `ebpf:"fast_commit_start"`
-	FastCommitStop   *ebpf.Program `ebpf:"fast_commit_stop"`
-	FolioDirtied     *ebpf.Program `ebpf:"folio_dirtied"`
-	HandleRestart    *ebpf.Program `ebpf:"handle_restart"`
-	HandleStart      *ebpf.Program `ebpf:"handle_start"`
-	HandleStats      *ebpf.Program `ebpf:"handle_stats"`
-	MarkInodeDirty   *ebpf.Program `ebpf:"mark_inode_dirty"`
-	RequestAllocated *ebpf.Program `ebpf:"request_allocated"`
-	RequestComplete  *ebpf.Program `ebpf:"request_complete"`
-	RequestInsert    *ebpf.Program `ebpf:"request_insert"`
-	RequestIssue     *ebpf.Program `ebpf:"request_issue"`
-	RequestMerge     *ebpf.Program `ebpf:"request_merge"`
-	RequestStart     *ebpf.Program `ebpf:"request_start"`
-	RunStats         *ebpf.Program `ebpf:"run_stats"`
-	Settle           *ebpf.Program `ebpf:"settle"`
-	StartCommit      *ebpf.Program `ebpf:"start_commit"`
-	SweepIo          *ebpf.Program `ebpf:"sweep_io"`
-	TaskSwitch       *ebpf.Program `ebpf:"task_switch"`
-	WriteSuperblock  *ebpf.Program `ebpf:"write_superblock"`
-	Writepages       *ebpf.Program `ebpf:"writepages"`
-	WritepagesResult *ebpf.Program `ebpf:"writepages_result"`
+	AddDevice          *ebpf.Program `ebpf:"add_device"`
+	BioBackmerge       *ebpf.Program `ebpf:"bio_backmerge"`
+	BioBackmergeAgain  *ebpf.Program `ebpf:"bio_backmerge_again"`
+	BioComplete        *ebpf.Program `ebpf:"bio_complete"`
+	BioFrontmerge      *ebpf.Program `ebpf:"bio_frontmerge"`
+	BioFrontmergeAgain *ebpf.Program `ebpf:"bio_frontmerge_again"`
+	BioQueue           *ebpf.Program `ebpf:"bio_queue"`
+	DirtyThrottled     *ebpf.Program `ebpf:"dirty_throttled"`
+	DropTransaction    *ebpf.Program `ebpf:"drop_transaction"`
+	EndCommit          *ebpf.Program `ebpf:"end_commit"`
+	FastCommitStart    *ebpf.Program `ebpf:"fast_commit_start"`
+	FastCommitStop     *ebpf.Program `ebpf:"fast_commit_stop"`
+	FolioDirtied       *ebpf.Program `ebpf:"folio_dirtied"`
+	HandleRestart      *ebpf.Program `ebpf:"handle_restart"`
+	HandleStart        *ebpf.Program `ebpf:"handle_start"`
+	HandleStats        *ebpf.Program `ebpf:"handle_stats"`
+	MarkInodeDirty     *ebpf.Program `ebpf:"mark_inode_dirty"`
+	RequestAllocated   *ebpf.Program `ebpf:"request_allocated"`
+	RequestComplete    *ebpf.Program `ebpf:"request_complete"`
+	RequestInsert      *ebpf.Program `ebpf:"request_insert"`
+	RequestIssue       *ebpf.Program `ebpf:"request_issue"`
+	RequestMerge       *ebpf.Program `ebpf:"request_merge"`
+	RequestStart       *ebpf.Program `ebpf:"request_start"`
+	RequestStartAgain  *ebpf.Program `ebpf:"request_start_again"`
+	RunStats           *ebpf.Program `ebpf:"run_stats"`
+	Settle             *ebpf.Program `ebpf:"settle"`
+	StartCommit        *ebpf.Program `ebpf:"start_commit"`
+	SweepIo            *ebpf.Program `ebpf:"sweep_io"`
+	TaskSwitch         *ebpf.Program `ebpf:"task_switch"`
+	WriteSuperblock    *ebpf.Program `ebpf:"write_superblock"`
+	Writepages         *ebpf.Program `ebpf:"writepages"`
+	WritepagesResult   *ebpf.Program `ebpf:"writepages_result"`
 }
 
 func (p *bpfPrograms) Close() error {
 	return _BpfClose(
 		p.AddDevice,
 		p.BioBackmerge,
+		p.BioBackmergeAgain,
 		p.BioComplete,
 		p.BioFrontmerge,
+		p.BioFrontmergeAgain,
 		p.BioQueue,
 		p.DirtyThrottled,
 		p.DropTransaction,
@@ -616,6 +627,7 @@ func (p *bpfPrograms) Close() error {
 		p.RequestIssue,
 		p.RequestMerge,
 		p.RequestStart,
+		p.RequestStartAgain,
 		p.RunStats,
 		p.Settle,
 		p.StartCommit,

@@ -3,6 +3,7 @@ package io
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -33,11 +34,8 @@ const start = "block_io_start"
 
 var standIns = []string{"block_getrq", "block_rq_insert", "block_rq_issue"}
 
-// repeatable are programs that can see an event twice and count it once. Where the kernel preempts programs (see
-// programs_are_preempted() in bpf/lib/compat.bpf.h), a second copy of each takes the events that the first one,
-// asleep on the CPU, keeps itself from.
-var repeatable = []string{bpfProgRequestStart, bpfProgFolioDirtied, bpfProgBioBackmerge, bpfProgBioFrontmerge}
-
+// again ends the names of second programs on a tracepoint, for kernels that preempt programs: they see what the first one,
+// asleep on the CPU, keeps itself from (programs_are_preempted() in bpf/lib/compat.bpf.h). Both may see an event.
 const again = "_again"
 
 func programsArePreempted(kernel *btf.Spec) bool {
@@ -45,29 +43,28 @@ func programsArePreempted(kernel *btf.Spec) bool {
 	return kernel.TypeByName("class_srcu_fast_notrace_t", &class) == nil
 }
 
-// Spec is the io probe's object as it was compiled, without what the kernel with these
-// types needs no program for: the running one for nil.
+// types are those of the running kernel.
+func types() (*btf.Spec, error) {
+	kernel, err := btf.LoadKernelSpec()
+	if err != nil {
+		return nil, fmt.Errorf("this kernel does not describe its types (CONFIG_DEBUG_INFO_BTF): %w", err)
+	}
+	return kernel, nil
+}
+
+// Spec is the io probe's object for the kernel with these types: without the programs that it needs not.
 func Spec(kernel *btf.Spec) (*ebpf.CollectionSpec, error) {
 	spec, err := loadBpf()
 	if err != nil {
 		return nil, fmt.Errorf("reading the io probe's object: %w", err)
 	}
-	if kernel == nil {
-		if kernel, err = btf.LoadKernelSpec(); err != nil {
-			return nil, fmt.Errorf("this kernel does not describe its types (CONFIG_DEBUG_INFO_BTF): %w", err)
-		}
-	}
-	if programsArePreempted(kernel) {
-		for _, name := range repeatable {
-			spec.Programs[name+again] = spec.Programs[name].Copy()
-		}
-	}
+	preempted := programsArePreempted(kernel)
 	needless := standIns
 	if _, err := tracepoint(kernel, start); err != nil {
 		needless = []string{start}
 	}
 	for name, p := range spec.Programs {
-		if slices.Contains(needless, p.AttachTo) {
+		if slices.Contains(needless, p.AttachTo) || strings.HasSuffix(name, again) && !preempted {
 			delete(spec.Programs, name)
 		}
 	}
@@ -77,6 +74,12 @@ func Spec(kernel *btf.Spec) (*ebpf.CollectionSpec, error) {
 // Check tells which tracepoints the probe uses and whether the kernel with these types
 // has them: the running one for nil. It needs no privileges.
 func Check(kernel *btf.Spec) ([]owner.Tracepoint, error) {
+	if kernel == nil {
+		var err error
+		if kernel, err = types(); err != nil {
+			return nil, err
+		}
+	}
 	spec, err := Spec(kernel)
 	if err != nil {
 		return nil, err
@@ -92,14 +95,8 @@ func Check(kernel *btf.Spec) ([]owner.Tracepoint, error) {
 }
 
 // PassesPages is whether drivers of the kernel with these types take pages past the block layer, whose statistics
-// have them nevertheless: the running one for nil. It was so until 6.3.
+// have them nevertheless. It was so until 6.3.
 func PassesPages(kernel *btf.Spec) bool {
-	if kernel == nil {
-		var err error
-		if kernel, err = btf.LoadKernelSpec(); err != nil {
-			return false
-		}
-	}
 	var operations *btf.Struct
 	err := kernel.TypeByName("block_device_operations", &operations)
 	return err == nil && slices.ContainsFunc(operations.Members, func(m btf.Member) bool { return m.Name == "rw_page" })

@@ -17,6 +17,7 @@ package io
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -68,6 +69,8 @@ type Probe struct {
 	interval      uint32
 	totals        map[string]totals // by disk
 	unseenFlushes uint64
+	missed        map[string]uint64 // by program: how often the kernel skipped it, at the last reading
+	eventsMissed  uint64
 	filesDropped  uint64 // bytes of dead processes' files that the list of files does not know any more
 	hides         bool   // this kernel runs no program of ours while PID 1 is current
 }
@@ -81,18 +84,22 @@ func Load(table *owner.Table, o Options) (*Probe, error) {
 	if o.Sys == "" {
 		o.Sys = "/sys"
 	}
-	spec, err := Spec(nil)
+	kernel, err := types()
+	if err != nil {
+		return nil, err
+	}
+	spec, err := Spec(kernel)
 	if err != nil {
 		return nil, err
 	}
 	if o.Slots == 0 {
 		o.Slots = max(spec.Maps[bpfMapRequestSlots].MaxEntries, 2*tags(o.Sys))
 	}
-	if err := configure(spec, o); err != nil {
+	if err := configure(spec, o, kernel); err != nil {
 		return nil, err
 	}
 	table.Fit(spec)
-	hides, err := hidesEvents()
+	hides, err := hidesEvents(kernel)
 	if err != nil {
 		return nil, err
 	}
@@ -124,7 +131,7 @@ func tags(sys string) uint32 {
 }
 
 // configure sets what the object must know before it is loaded.
-func configure(spec *ebpf.CollectionSpec, o Options) error {
+func configure(spec *ebpf.CollectionSpec, o Options, kernel *btf.Spec) error {
 	for size, names := range map[*uint32][]string{
 		&o.Rows:         {bpfMapIoRows, bpfMapIoRowOf, bpfMapIoRowsReturned},
 		&o.Buckets:      {bpfMapHistChunks, bpfMapHistChunksReturned},
@@ -146,10 +153,6 @@ func configure(spec *ebpf.CollectionSpec, o Options) error {
 	}
 	if !o.Worst {
 		spec.Maps[bpfMapIoWorst].MaxEntries = 1
-	}
-	kernel, err := btf.LoadKernelSpec()
-	if err != nil {
-		return fmt.Errorf("this kernel does not describe its types (CONFIG_DEBUG_INFO_BTF): %w", err)
 	}
 	throttle, err := tracepoint(kernel, "balance_dirty_pages")
 	if err != nil {
@@ -195,11 +198,7 @@ func configure(spec *ebpf.CollectionSpec, o Options) error {
 
 // hidesEvents is whether this kernel is of those that run a BPF program while PID 1 is current only
 // if PID 1 loaded it: their struct bpf_prog_aux says who did.
-func hidesEvents() (bool, error) {
-	kernel, err := btf.LoadKernelSpec()
-	if err != nil {
-		return false, err
-	}
+func hidesEvents(kernel *btf.Spec) (bool, error) {
 	var aux *btf.Struct
 	if err := kernel.TypeByName("bpf_prog_aux", &aux); err != nil {
 		return false, fmt.Errorf("looking for hidden events: %w", err)
@@ -235,17 +234,17 @@ func tracepoint(kernel *btf.Spec, name string) (*btf.FuncProto, error) {
 // enumerators finds values of enumerators whose enum has no name on some kernel, so that BPF code
 // cannot ask for them; what this kernel does not have keeps its value.
 func enumerators(kernel *btf.Spec, values map[string]uint32) map[string]uint32 {
-	found := 0
+	wanted := maps.Clone(values)
 	for t := range kernel.All() {
 		if t, ok := t.(*btf.Enum); ok {
 			for _, v := range t.Values {
-				if _, ok := values[v.Name]; ok {
+				if _, ok := wanted[v.Name]; ok {
 					values[v.Name] = uint32(v.Value)
-					found++
+					delete(wanted, v.Name)
 				}
 			}
 		}
-		if found == len(values) {
+		if len(wanted) == 0 {
 			break // the rest is most of the kernel's types, and each costs
 		}
 	}

@@ -350,15 +350,18 @@ func (p *Probe) readLosses() (map[string]uint64, error) {
 		missed[name] = stats.RecursionMisses
 	}
 	for name, n := range missed {
-		if _, copied := missed[name+again]; copied {
+		if _, twice := missed[name+again]; twice {
 			continue
 		}
-		// What both copies of a program missed cannot be more than either did.
-		if first, isCopy := strings.CutSuffix(name, again); isCopy {
-			n = min(n, missed[first])
+		n -= p.missed[name]
+		// What both programs of a tracepoint missed is not more than either did.
+		if first, second := strings.CutSuffix(name, again); second {
+			n = min(n, missed[first]-p.missed[first])
 		}
-		out["events_missed"] += n
+		p.eventsMissed += n
 	}
+	p.missed = missed
+	out["events_missed"] = p.eventsMissed
 	return out, nil
 }
 

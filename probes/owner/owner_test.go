@@ -165,7 +165,8 @@ func TestNamesOfTheDead(t *testing.T) {
 
 // Processes that cause no event take no place.
 func TestForkStormWithoutIO(t *testing.T) {
-	const lives, places = 5000, 512
+	const places = 512
+	lives := livetest.Less(5000)
 	program := livetest.Compile(t, "lives", livetest.Lives)
 	w := livetest.NewWatch(t, owner.Options{Processes: places}, ioprobe.Options{})
 	w.Forget()
@@ -184,7 +185,11 @@ func TestForkStormWithoutIO(t *testing.T) {
 // Places are given to others when their processes are gone and nothing refers to them: many more
 // processes than places do I/O one after the other, and none is lost, and none takes another's name.
 func TestPlacesAreGivenAgain(t *testing.T) {
-	const rounds, lives, places = 12, 150, 512
+	const lives, places = 150, 512
+	rounds := 12
+	if testing.Short() {
+		rounds = 4 // more lives than places nevertheless
+	}
 	program := livetest.Compile(t, "lives", livetest.Lives)
 	disk := livetest.NewDisk(t, "xfs", 512) // ext4's journal refers to its owners for long
 	w := livetest.NewWatch(t, owner.Options{Processes: places}, ioprobe.Options{})

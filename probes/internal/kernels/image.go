@@ -54,11 +54,18 @@ func rootImage(cache string) (string, error) {
 		return "", err
 	}
 	var packages []string
+	installed := map[string]bool{}
 	var versions strings.Builder
 	for _, line := range strings.Split(all, "\n") {
 		if name, rest, _ := strings.Cut(line, "\t"); needed[name] {
 			packages = append(packages, strings.Fields(rest)[0])
+			installed[name] = true
 			versions.WriteString(line + "\n")
+		}
+	}
+	for _, name := range guestPackages {
+		if !installed[name] {
+			return "", fmt.Errorf("package %s is not installed: make test-kernels does that as root", name)
 		}
 	}
 	image := filepath.Join(cache, fmt.Sprintf("root-%x.ext4", sha256.Sum256([]byte(versions.String()))))
@@ -92,17 +99,24 @@ func rootImage(cache string) (string, error) {
 			wanted = append(wanted, name)
 		}
 	}
-	for _, name := range []string{"/etc/passwd", "/etc/group", "/etc/ld.so.cache"} {
-		wanted = append(wanted, name)
-	}
+	wanted = append(wanted, "/etc/passwd", "/etc/group", "/etc/ld.so.cache")
 	if err := os.WriteFile(files, []byte(strings.Join(wanted, "\n")), 0o644); err != nil {
 		return "", err
 	}
-	copyFiles := `tar -C / -P --no-recursion -cf - -T "$0" | tar -C "$1" --keep-directory-symlink --strip-components=0 -xf -`
-	if _, err := run("sh", "-c", copyFiles, files, tree); err != nil {
+	copyFiles := `tar -C / -P --no-recursion -cf - -T "$0" | tar -C "$1" --keep-directory-symlink -xf -`
+	if _, err := run("bash", "-o", "pipefail", "-c", copyFiles, files, tree); err != nil {
 		return "", err
 	}
-	return image, makeImage(image, tree)
+	if err := makeImage(image, tree); err != nil {
+		return "", err
+	}
+	old, err := filepath.Glob(filepath.Join(cache, "root-*.ext4"))
+	for _, other := range old {
+		if other != image {
+			os.Remove(other)
+		}
+	}
+	return image, err
 }
 
 // makeImage makes an ext4 image of a directory, whole or not at all.

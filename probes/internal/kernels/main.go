@@ -13,15 +13,17 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"culprit/probes/internal/kernels/wire"
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := matrix(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "test-kernels:", err)
@@ -37,7 +39,7 @@ func matrix(ctx context.Context) error {
 	pkg := flag.String("package", "", "test only packages with this in their names")
 	tests := flag.String("run", "", "test only what matches this regular expression")
 	machines := flag.Int("j", runtime.NumCPU(), "virtual machines at a time")
-	limit := flag.Duration("limit", 18*time.Minute, "end everything after this time")
+	limit := flag.Duration("limit", 19*time.Minute, "end everything after this time")
 	verbose := flag.Bool("v", false, "print what the tests print")
 	flag.Parse()
 	ctx, cancel := context.WithTimeoutCause(ctx, *limit, fmt.Errorf("the limit of %v for everything is over", *limit))
@@ -49,6 +51,9 @@ func matrix(ctx context.Context) error {
 	}
 	cache := filepath.Join(base, "culprit", "kernels")
 	if err := os.MkdirAll(cache, 0o755); err != nil {
+		return err
+	}
+	if err := sweep(cache); err != nil {
 		return err
 	}
 	work, err := os.MkdirTemp(cache, "run-")
@@ -69,12 +74,20 @@ func matrix(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if len(p.tests) == 0 {
+		return fmt.Errorf("no package has %q in its name", *pkg)
+	}
 	say("built")
 
 	var offline, all []*results
 	var group errgroup.Group
 	group.SetLimit(*machines)
 	host := &results{kernel: running, packages: map[string]*outcome{}}
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return err
+	}
+	host.release = unix.ByteSliceToString(name.Release[:])
 	if *only == "" || *only == running {
 		// Alone, because live tests change what the whole machine does.
 		host.failure = runHere(ctx, p, host.event(say, *verbose))
@@ -107,9 +120,12 @@ func matrix(ctx context.Context) error {
 	}
 	fmt.Println()
 	printResults(os.Stdout, all, offline)
+	if len(all)+len(offline) == 0 {
+		return fmt.Errorf("no kernel %q: see probes/internal/kernels/fetch.go, or \"%s\"", *only, running)
+	}
 	failed := 0
 	for _, r := range all {
-		if r.failed() || len(r.packages) != len(p.tests) {
+		if r.failed() || r.ran() != len(p.tests) {
 			failed++
 		}
 	}
@@ -122,6 +138,22 @@ func matrix(ctx context.Context) error {
 		return fmt.Errorf("%d of %d kernels failed", failed, len(all))
 	}
 	say("everything passed")
+	return nil
+}
+
+// sweep removes what runs that were killed left behind.
+func sweep(cache string) error {
+	left, err := filepath.Glob(filepath.Join(cache, "run-*"))
+	if err != nil {
+		return err
+	}
+	for _, dir := range left {
+		if info, err := os.Stat(dir); err == nil && time.Since(info.ModTime()) > 2*time.Hour {
+			if err := os.RemoveAll(dir); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
 }
 
@@ -144,6 +176,7 @@ func onKernel(ctx context.Context, k kernel, cache, work, root string, p *plan, 
 	if err != nil {
 		return err
 	}
+	r.release = i.release
 	if r.findings, err = relocate(i); err != nil || k.offline {
 		return err
 	}
@@ -166,6 +199,8 @@ func runHere(ctx context.Context, p *plan, event func(wire.Event)) error {
 		cmd := exec.CommandContext(ctx, t.Path(p.tree), t.Args...)
 		cmd.Dir = t.Dir(p.tree)
 		cmd.Env = append(os.Environ(), t.Env(p.tree)...)
+		cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGQUIT) } // and say where it was
+		cmd.WaitDelay = 10 * time.Second
 		out, err := cmd.CombinedOutput()
 		var exit *exec.ExitError
 		if err != nil && !errors.As(err, &exit) {

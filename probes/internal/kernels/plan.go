@@ -35,7 +35,7 @@ func build(work, pkg, only string) (*plan, error) {
 	if err := os.Mkdir(p.tree, 0o755); err != nil {
 		return nil, err
 	}
-	if _, err := run("sh", "-c", `git ls-files -z | tar -c --null -T - | tar -x -C "$0"`, p.tree); err != nil {
+	if _, err := run("bash", "-o", "pipefail", "-c", `git ls-files -z | tar -c --null -T - | tar -x -C "$0"`, p.tree); err != nil {
 		return nil, err
 	}
 	for _, t := range tested {
@@ -46,7 +46,7 @@ func build(work, pkg, only string) (*plan, error) {
 		if err := goRun("test", "-c", "-o", filepath.Join(p.tree, name), "./"+t.dir); err != nil {
 			return nil, err
 		}
-		test := wire.Test{Package: t.dir, Program: name, Args: []string{"-test.v=test2json", "-test.timeout=20m"}}
+		test := wire.Test{Package: t.dir, Program: name, Args: []string{"-test.v=test2json", "-test.timeout=12m", "-test.short"}}
 		if t.program {
 			if err := goRun("build", "-o", filepath.Join(p.tree, wire.Culprit), "./"+t.dir); err != nil {
 				return nil, err

@@ -19,6 +19,7 @@ import (
 // results are what one kernel's tests came to.
 type results struct {
 	kernel   string
+	release  string // uname -r
 	packages map[string]*outcome
 	findings []finding
 	failure  error // why nothing, or not everything, was run
@@ -99,6 +100,17 @@ func (r *results) failed() bool {
 	return false
 }
 
+// ran is how many test binaries ran tests.
+func (r *results) ran() int {
+	n := 0
+	for _, o := range r.packages {
+		if len(o.tests) > 1 { // beside what belongs to none
+			n++
+		}
+	}
+	return n
+}
+
 // probe is the short name of a package.
 func probe(pkg string) string { return path.Base(pkg) }
 
@@ -127,6 +139,10 @@ func printResults(w io.Writer, all []*results, offline []*results) {
 		fmt.Fprintln(t)
 	}
 	t.Flush()
+	fmt.Fprintln(w)
+	for _, r := range append(slices.Clone(all), offline...) {
+		fmt.Fprintf(w, "%s is %s\n", r.kernel, r.release)
+	}
 	printInstructions(w, all)
 
 	fmt.Fprintln(w, "\nnot on this kernel:")

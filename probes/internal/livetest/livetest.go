@@ -39,6 +39,15 @@ func alone(f func() int) int {
 	return f()
 }
 
+// Less is how much of a load to make: n, or a quarter of it where time is short (go test -short), as it is when
+// every instruction is emulated.
+func Less(n int) int {
+	if testing.Short() {
+		return n / 4
+	}
+	return n
+}
+
 // NeedRoot fails a test that cannot work without root: a test that skips itself rots.
 func NeedRoot(t testing.TB) {
 	t.Helper()

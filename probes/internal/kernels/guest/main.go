@@ -194,9 +194,12 @@ func test(t wire.Test, disks []string, report *json.Encoder) (status int, err er
 		case err != nil:
 			return 0, err
 		case waited == pid:
+			// What it left running would have the pipe open, and disturb the next.
+			syscall.Kill(-pid, syscall.SIGKILL)
 			select {
 			case err = <-forwarded:
-			case <-time.After(10 * time.Second): // somebody else has the pipe still
+			case <-time.After(10 * time.Second):
+				return 0, errors.New("somebody still holds what the test wrote to")
 			}
 			if ws.Signaled() {
 				return 128 + int(ws.Signal()), err
