@@ -24,7 +24,7 @@ test:            ## everything that CI checks; as root, installs what is missing
 	go test -count=1 -p 1 -timeout 30m ./...
 	@echo "On other kernels: make test-kernels"
 
-test-kernels:    ## the same tests on kernels from 6.1 to the newest, in virtual machines; as root
+test-kernels:    ## the live tests on kernels from 6.1 to the newest, in virtual machines; as root
 	.ci/install kernels
 	go run ./probes/internal/kernels $(KERNELS)
 

@@ -206,7 +206,8 @@ static __always_inline int started(struct request *rq, enum scratch_user user)
 	if (!disk)
 		return 0; /* a queue of commands alone, such as NVMe's for its administration */
 	if (!slot) {
-		if (user == SCRATCH_START)
+		/* Once a request: before 6.5 when it is issued, which every one is. */
+		if (user == (has_io_start() ? SCRATCH_START : SCRATCH_START_AGAIN))
 			lose(LOSS_REQUEST_SLOTS_FULL);
 		return 0;
 	}
@@ -243,7 +244,7 @@ int BPF_PROG(request_start_again, struct request *rq)
 }
 
 /* Keeps who submits a bio, and why, until its request or it itself is seen again. */
-static __always_inline int keep_submitter(struct bio *bio, __u64 start, __u32 flags)
+static __always_inline int keep_submitter(struct bio *bio, __u64 start)
 {
 	struct bio_owner own = { .owner = OWNER_UNATTRIBUTED_PROCESS_TABLE_FULL, .start = start };
 	struct task_struct *task = bpf_get_current_task_btf();
@@ -251,7 +252,7 @@ static __always_inline int keep_submitter(struct bio *bio, __u64 start, __u32 fl
 
 	if (c) {
 		own.owner = c->owner;
-		own.flags = flags | submission_flags(c, task, bio->bi_opf);
+		own.flags = submission_flags(c, task, bio->bi_opf);
 		own.fs_device = c->commit_device;
 		own.tid = c->commit_tid;
 	}
@@ -267,7 +268,7 @@ static __always_inline int keep_submitter(struct bio *bio, __u64 start, __u32 fl
 SEC("tp_btf/block_getrq")
 int BPF_PROG(request_allocated, struct bio *bio)
 {
-	return bio->bi_opf & FLUSHES ? keep_submitter(bio, 0, 0) : 0;
+	return bio->bi_opf & FLUSHES ? keep_submitter(bio, 0) : 0;
 }
 
 /* Makes a request its kept submitter's. */
@@ -410,14 +411,6 @@ static __always_inline void count_latency(struct io_row *row, enum io_op op, __u
 		hist_add(&l->queue, issued - start);
 		hist_add(&l->device, now - issued);
 	}
-}
-
-static __always_inline void count_untimed(__u32 at, enum io_op op)
-{
-	struct io_row *row = bpf_map_lookup_elem(&io_rows, &at);
-
-	if (row && op < IO_OPS)
-		__sync_fetch_and_add(&row->ops[op], 1);
 }
 
 static __always_inline void count_operation(__u32 at, enum io_op op, __u64 start, __u64 issued)
@@ -605,25 +598,11 @@ static __always_inline bool takes_bios(struct bio *bio)
 	       !(op == REQ_OP_WRITE && !bio->bi_iter.bi_size && is_md(disk));
 }
 
-/*
- * Until 6.3 bio-based devices counted operations when they began, and device mapper begins twice what is to be flushed
- * before it is written (dm_io_acct(), drivers/md/dm.c). User space knows by bdev_start_io_acct().
- */
-const volatile bool dm_counts_flushes = false;
-
-static __always_inline bool begins_twice(struct bio *bio)
-{
-	struct gendisk *disk = bio->bi_bdev->bd_disk;
-
-	return dm_counts_flushes && bio->bi_iter.bi_size && disk->disk_name[0] == 'd' && disk->disk_name[1] == 'm' &&
-	       bio->bi_opf & 1U << bpf_core_enum_value(enum req_flag_bits, __REQ_PREFLUSH);
-}
-
 /* Attached only while such a device exists: it costs every bio of every device. */
 SEC("tp_btf/block_bio_queue")
 int BPF_PROG(bio_queue, struct bio *bio)
 {
-	return takes_bios(bio) ? keep_submitter(bio, bpf_ktime_get_ns(), begins_twice(bio) ? SLOT_TWICE : 0) : 0;
+	return takes_bios(bio) ? keep_submitter(bio, bpf_ktime_get_ns()) : 0;
 }
 
 /* Fires for these devices alone; they account whole bios when they end (bio_end_io_acct(), block/blk-core.c). */
@@ -670,8 +649,6 @@ int BPF_PROG(bio_complete, struct request_queue *q, struct bio *bio)
 	charge_bio(s);
 	if (c->op != IO_FLUSH)
 		count_operation(c->to.owners ? largest_owner(&c->to) : c->row, c->op, start, start);
-	if (c->flags & SLOT_TWICE)
-		count_untimed(c->to.owners ? largest_owner(&c->to) : c->row, c->op);
 	return 0;
 }
 

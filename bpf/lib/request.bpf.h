@@ -11,14 +11,13 @@
 #define REQUEST_SLOTS 65536
 #define MERGED_BIOS 16384
 
-#define SLOT_LIVE 1U       /* between block_io_start and the last completion */
+#define SLOT_LIVE 1U       /* between a request's start and its last completion */
 #define SLOT_JOURNAL 2U    /* part of the commit of (fs_device, tid) */
 #define SLOT_FAST 4U       /* part of a fast commit, which is its submitter's */
 #define SLOT_SUPERBLOCK 8U /* the journal's superblock */
 #define SLOT_PARTIAL 16U   /* completed in part: what is left may be somebody else's bio */
 #define SLOT_CHARGED 32U   /* row is that of the owner of most bytes */
 #define SLOT_KTHREAD 64U   /* a thread of the kernel submitted it */
-#define SLOT_TWICE 128U    /* of a bio: the kernel counts two operations */
 
 struct request_slot {
 	__u64 request; /* struct request * */
@@ -68,13 +67,13 @@ struct {
 volatile struct pool request_slot_pool = { .next = 1, .size = REQUEST_SLOTS };
 
 /*
- * The submitter of a bio that was merged into another one's request, or that
- * went to a device without requests.
+ * The submitter of a bio that was merged into another one's request, that went to a device without
+ * requests, or, before 6.5, that waits for a flush.
  */
 struct bio_owner {
 	__u64 start; /* ns; 0 for a merged bio, whose request has it */
 	__u32 owner;
-	__u32 flags; /* SLOT_…; these and the transaction only where there are no requests */
+	__u32 flags; /* SLOT_…; these and the transaction only of bios that are no merged ones */
 	__u32 fs_device, tid;
 	__u32 sweep; /* the first one that found it */
 	__u32 zero;

@@ -298,7 +298,6 @@ const (
 	bpfVarBioOwnersOverflowed        = "bio_owners_overflowed"
 	bpfVarBioPagePinned              = "bio_page_pinned"
 	bpfVarDirtyInodesOverflowed      = "dirty_inodes_overflowed"
-	bpfVarDmCountsFlushes            = "dm_counts_flushes"
 	bpfVarHistChunkPool              = "hist_chunk_pool"
 	bpfVarHistRuleType               = "hist_rule_type"
 	bpfVarInterval                   = "interval"
@@ -435,7 +434,6 @@ type bpfVariableSpecs struct {
 	BioOwnersOverflowed        *ebpf.VariableSpec `ebpf:"bio_owners_overflowed"`
 	BioPagePinned              *ebpf.VariableSpec `ebpf:"bio_page_pinned"`
 	DirtyInodesOverflowed      *ebpf.VariableSpec `ebpf:"dirty_inodes_overflowed"`
-	DmCountsFlushes            *ebpf.VariableSpec `ebpf:"dm_counts_flushes"`
 	HistChunkPool              *ebpf.VariableSpec `ebpf:"hist_chunk_pool"`
 	HistRuleType               *ebpf.VariableSpec `ebpf:"hist_rule_type"`
 	Interval                   *ebpf.VariableSpec `ebpf:"interval"`
@@ -542,7 +540,6 @@ type bpfVariables struct {
 	BioOwnersOverflowed        *ebpf.Variable `ebpf:"bio_owners_overflowed"`
 	BioPagePinned              *ebpf.Variable `ebpf:"bio_page_pinned"`
 	DirtyInodesOverflowed      *ebpf.Variable `ebpf:"dirty_inodes_overflowed"`
-	DmCountsFlushes            *ebpf.Variable `ebpf:"dm_counts_flushes"`
 	HistChunkPool              *ebpf.Variable `ebpf:"hist_chunk_pool"`
 	HistRuleType               *ebpf.Variable `ebpf:"hist_rule_type"`
 	Interval                   *ebpf.Variable `ebpf:"interval"`

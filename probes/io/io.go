@@ -169,7 +169,6 @@ func configure(spec *ebpf.CollectionSpec, o Options, kernel *btf.Spec) error {
 		"keep_worst":                    o.Worst,
 		"page_shift":                    pageShift(),
 		"xa_mark_shift":                 bits["___GFP_LAST_BIT"],
-		"dm_counts_flushes":             countsAtStart(kernel),
 		"bio_page_pinned":               bits["BIO_PAGE_PINNED"],
 		"rqf_flush_seq":                 bits["__RQF_FLUSH_SEQ"],
 		"rqf_io_stat":                   bits["__RQF_IO_STAT"],
@@ -204,17 +203,6 @@ func hidesEvents(kernel *btf.Spec) (bool, error) {
 		return false, fmt.Errorf("looking for hidden events: %w", err)
 	}
 	return slices.ContainsFunc(aux.Members, func(m btf.Member) bool { return m.Name == "init_owned" }), nil
-}
-
-// countsAtStart is whether bio-based devices count an operation when it begins: the function that notes its
-// begin was told its size then.
-func countsAtStart(kernel *btf.Spec) bool {
-	var begin *btf.Func
-	if err := kernel.TypeByName("bdev_start_io_acct", &begin); err != nil {
-		return false
-	}
-	proto, ok := begin.Type.(*btf.FuncProto)
-	return ok && slices.ContainsFunc(proto.Params, func(p btf.FuncParam) bool { return p.Name == "sectors" })
 }
 
 // tracepoint is the prototype of a tracepoint's handlers in the running kernel.

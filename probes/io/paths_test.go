@@ -421,9 +421,15 @@ func TestLossesAreSeen(t *testing.T) {
 		}
 		t.Run(name, func(t *testing.T) {
 			w := livetest.NewWatch(t, c.table, c.options)
-			w.Forget()
-			w.During(200*time.Millisecond, func() { c.load(t) })
-			w.Sync()
+			for try := 1; ; try++ {
+				w.Forget()
+				w.During(200*time.Millisecond, func() { c.load(t) })
+				w.Sync()
+				// A completion that reaches no program is found by its slot; without one, nothing tells of it.
+				if c.options.Slots == 0 || try == 5 || w.Balances() {
+					break
+				}
+			}
 			w.Balance()
 			t.Logf("lost: %v", w.Losses())
 			if c.lost != "" && w.Loss(c.lost) == 0 {

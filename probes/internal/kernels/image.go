@@ -141,9 +141,9 @@ func makeImage(image, tree string) error {
 	return os.Rename(unfinished.Name(), image)
 }
 
-// testImage makes the disk with the tests and a kernel's modules.
-func testImage(dir string, p *plan, k installed) (string, error) {
-	text, err := json.Marshal(p.tests)
+// testImage makes the disk with the tests, of which one binary shall run, and a kernel's modules.
+func testImage(dir, tree string, t wire.Test, k installed) (string, error) {
+	text, err := json.Marshal([]wire.Test{t})
 	if err != nil {
 		return "", err
 	}
@@ -152,7 +152,7 @@ func testImage(dir string, p *plan, k installed) (string, error) {
 		return "", err
 	}
 	defer os.RemoveAll(own)
-	if _, err := run("cp", "-a", p.tree+"/.", own); err != nil {
+	if _, err := run("cp", "-a", "--link", tree+"/.", own); err != nil {
 		return "", err
 	}
 	if err := os.WriteFile(filepath.Join(own, filepath.Base(wire.PlanFile)), text, 0o644); err != nil {

@@ -82,41 +82,48 @@ func matrix(ctx context.Context) error {
 	var offline, all []*results
 	var group errgroup.Group
 	group.SetLimit(*machines)
-	host := &results{kernel: running, packages: map[string]*outcome{}}
+	host := &results{kernel: kernel{name: running}, packages: map[string]*outcome{}}
 	var name unix.Utsname
 	if err := unix.Uname(&name); err != nil {
 		return err
 	}
-	host.release = unix.ByteSliceToString(name.Release[:])
+	host.installed.release = unix.ByteSliceToString(name.Release[:])
 	if *only == "" || *only == running {
 		// Alone, because live tests change what the whole machine does.
-		host.failure = runHere(ctx, p, host.event(say, *verbose))
+		host.fail(runHere(ctx, p, host.event(say, *verbose)))
 	}
 	for _, k := range kernels {
 		if *only != "" && *only != k.name {
 			continue
 		}
-		r := &results{kernel: k.name, packages: map[string]*outcome{}}
+		r := &results{kernel: k, packages: map[string]*outcome{}}
+		if r.installed, err = fetch(k, cache); err != nil {
+			return err
+		}
+		if r.findings, err = relocate(r.installed); err != nil {
+			return err
+		}
 		if k.offline {
 			offline = append(offline, r)
-		} else {
-			all = append(all, r)
+			continue
 		}
-		group.Go(func() error {
-			r.failure = onKernel(ctx, k, cache, work, root, p, r, r.event(say, *verbose))
-			return nil
-		})
+		all = append(all, r)
+	}
+	// A machine for each package, the longest first, so that no processor has nothing to do while another has two left.
+	for _, t := range p.tests {
+		for _, r := range all {
+			group.Go(func() error {
+				r.fail(inMachine(ctx, r.kernel, r.installed, work, root, p, t, r.event(say, *verbose)))
+				return nil
+			})
+		}
 	}
 	group.Wait()
+	for _, r := range all {
+		r.fail(r.decodeUnended())
+	}
 	if *only == "" || *only == running {
 		all = append(all, host)
-	}
-	for _, r := range all {
-		for name, o := range r.packages {
-			if err := o.decode(name); err != nil {
-				return err
-			}
-		}
 	}
 	fmt.Println()
 	printResults(os.Stdout, all, offline)
@@ -127,11 +134,6 @@ func matrix(ctx context.Context) error {
 	for _, r := range all {
 		if r.failed() || r.ran() != len(p.tests) {
 			failed++
-		}
-	}
-	for _, r := range offline {
-		if r.failure != nil {
-			return fmt.Errorf("%s: %w", r.kernel, r.failure)
 		}
 	}
 	if failed > 0 {
@@ -160,37 +162,34 @@ func sweep(cache string) error {
 // event takes what a kernel's tests report.
 func (r *results) event(say func(string, ...any), verbose bool) func(wire.Event) {
 	return func(e wire.Event) {
-		r.add(e)
 		if verbose {
 			os.Stdout.Write(e.Output)
 		}
+		if err := r.add(e); err != nil {
+			r.fail(err)
+		}
 		if e.Ended {
-			say("%s: %s ended with status %d", r.kernel, e.Package, e.Status)
+			say("%s: %s ended with status %d", r.kernel.name, e.Package, e.Status)
 		}
 	}
 }
 
-// onKernel fetches a kernel, checks what is asked of its types, and runs the tests on it.
-func onKernel(ctx context.Context, k kernel, cache, work, root string, p *plan, r *results, event func(wire.Event)) error {
-	i, err := fetch(k, cache)
+// inMachine runs a package's tests on a kernel.
+func inMachine(ctx context.Context, k kernel, i installed, work, root string, p *plan, t wire.Test, event func(wire.Event)) error {
+	dir, err := os.MkdirTemp(work, k.name+"-")
 	if err != nil {
 		return err
 	}
-	r.release = i.release
-	if r.findings, err = relocate(i); err != nil || k.offline {
-		return err
-	}
-	dir := filepath.Join(work, k.name)
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		return err
-	}
-	image, err := testImage(dir, p, i)
+	defer os.RemoveAll(dir)
+	image, err := testImage(dir, p.tree, t, i)
 	if err != nil {
 		return err
 	}
-	defer os.Remove(image)
 	m := machine{kernel: i, cpu: k.cpu, initramfs: p.initramfs, root: root, tests: image}
-	return m.run(ctx, dir, event)
+	if err := m.run(ctx, dir, event); err != nil {
+		return fmt.Errorf("%s: %w", t.Package, err)
+	}
+	return nil
 }
 
 // runHere runs the tests on the running kernel.

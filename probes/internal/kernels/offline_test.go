@@ -1,6 +1,7 @@
 package main
 
 import (
+	"path/filepath"
 	"slices"
 	"testing"
 
@@ -9,6 +10,23 @@ import (
 	ioprobe "culprit/probes/io"
 	"culprit/probes/owner"
 )
+
+// Whatever has an object is checked and tested on every kernel.
+func TestEveryProbeIsInTheMatrix(t *testing.T) {
+	generated, err := filepath.Glob("../../*/gen.go")
+	if err != nil || len(generated) < 2 {
+		t.Fatalf("found %d objects: %v", len(generated), err)
+	}
+	for _, file := range generated {
+		name := filepath.Base(filepath.Dir(file))
+		if !slices.ContainsFunc(objects, func(o object) bool { return o.name == name }) {
+			t.Errorf("%s is not in objects (offline.go)", name)
+		}
+		if dir := "probes/" + name; !slices.ContainsFunc(plans, func(p planned) bool { return p.dir == dir }) {
+			t.Errorf("%s is not in plans (plan.go)", dir)
+		}
+	}
+}
 
 // What runs these tests can run the objects.
 func TestRunningKernelLacksNothing(t *testing.T) {

@@ -10,16 +10,19 @@ import (
 	"culprit/probes/internal/kernels/wire"
 )
 
-// tested are the packages whose tests run on each kernel.
-var tested = []struct {
+// planned is a package whose tests run on each kernel.
+type planned struct {
 	dir  string // below the repository's root
 	skip string // tests that need the repository, not a kernel
 	// The tests run the program of this package, which they would build otherwise.
 	program bool
-}{
-	{dir: "probes/owner"},
+}
+
+// plans are in the order in which they begin: what takes longest comes first.
+var plans = []planned{
 	{dir: "probes/io"},
 	{dir: "cmd/culprit", program: true, skip: "TestImportsGoOneWay|TestProbesAreOneSet|TestCommandsAreDocumented"},
+	{dir: "probes/owner"},
 }
 
 // plan is what runs on each kernel.
@@ -38,7 +41,7 @@ func build(work, pkg, only string) (*plan, error) {
 	if _, err := run("bash", "-o", "pipefail", "-c", `git ls-files -z | tar -c --null -T - | tar -x -C "$0"`, p.tree); err != nil {
 		return nil, err
 	}
-	for _, t := range tested {
+	for _, t := range plans {
 		if !strings.Contains(t.dir, pkg) {
 			continue
 		}

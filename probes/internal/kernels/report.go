@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -11,6 +12,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"text/tabwriter"
 
 	"culprit/probes/internal/kernels/wire"
@@ -18,11 +20,12 @@ import (
 
 // results are what one kernel's tests came to.
 type results struct {
-	kernel   string
-	release  string // uname -r
-	packages map[string]*outcome
-	findings []finding
-	failure  error // why nothing, or not everything, was run
+	kernel    kernel
+	installed installed  // of the running kernel, its release alone
+	mu        sync.Mutex // for what the machines report
+	packages  map[string]*outcome
+	findings  []finding
+	failure   error // why nothing, or not everything, was run
 }
 
 // outcome is a test binary's.
@@ -39,19 +42,42 @@ type verdict struct {
 	output strings.Builder
 }
 
-func (r *results) add(e wire.Event) {
+// add takes a report of one of its test binaries.
+func (r *results) add(e wire.Event) error {
 	if e.Package == "" {
-		return
+		return nil
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	o := r.packages[e.Package]
 	if o == nil {
 		o = &outcome{}
 		r.packages[e.Package] = o
 	}
 	o.output.Write(e.Output)
-	if e.Ended {
-		o.ended, o.status = true, e.Status
+	if !e.Ended {
+		return nil
 	}
+	o.ended, o.status = true, e.Status
+	return o.decode(e.Package)
+}
+
+// decodeUnended sorts what test binaries printed that did not come to their end.
+func (r *results) decodeUnended() error {
+	var errs []error
+	for pkg, o := range r.packages {
+		if !o.ended {
+			errs = append(errs, o.decode(pkg))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// fail notes why not everything was run, if that is so.
+func (r *results) fail(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.failure = errors.Join(r.failure, err)
 }
 
 // decode sorts the output of a test binary by its tests.
@@ -121,7 +147,7 @@ func printResults(w io.Writer, all []*results, offline []*results) {
 	fmt.Fprint(t, "PROBE\tCHECKED")
 	checks := map[[2]string]bool{}
 	for _, r := range all {
-		fmt.Fprint(t, "\t", r.kernel)
+		fmt.Fprint(t, "\t", r.kernel.name)
 		for pkg, o := range r.packages {
 			for name := range o.tests {
 				if !strings.Contains(name, "/") && name != "(package)" {
@@ -141,19 +167,19 @@ func printResults(w io.Writer, all []*results, offline []*results) {
 	t.Flush()
 	fmt.Fprintln(w)
 	for _, r := range append(slices.Clone(all), offline...) {
-		fmt.Fprintf(w, "%s is %s\n", r.kernel, r.release)
+		fmt.Fprintf(w, "%s is %s\n", r.kernel.name, r.installed.release)
 	}
 	printInstructions(w, all)
 
 	fmt.Fprintln(w, "\nnot on this kernel:")
 	for _, r := range append(slices.Clone(offline), all...) {
 		for _, f := range r.findings {
-			fmt.Fprintf(w, "  %s: %s\n", r.kernel, f)
+			fmt.Fprintf(w, "  %s: %s\n", r.kernel.name, f)
 		}
 		for pkg, o := range r.packages {
 			for name, v := range o.tests {
 				if v.action == "skip" {
-					fmt.Fprintf(w, "  %s: %s: %s: %s\n", r.kernel, probe(pkg), name, reason(v.output.String()))
+					fmt.Fprintf(w, "  %s: %s: %s: %s\n", r.kernel.name, probe(pkg), name, reason(v.output.String()))
 				}
 			}
 		}
@@ -217,7 +243,7 @@ func printInstructions(w io.Writer, all []*results) {
 					if most[m[1]] == nil {
 						most[m[1]] = map[string]int{}
 					}
-					most[m[1]][r.kernel] = max(most[m[1]][r.kernel], n)
+					most[m[1]][r.kernel.name] = max(most[m[1]][r.kernel.name], n)
 				}
 			}
 		}
@@ -228,13 +254,13 @@ func printInstructions(w io.Writer, all []*results) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprint(t, "\nINSTRUCTIONS VERIFIED")
 	for _, r := range all {
-		fmt.Fprint(t, "\t", r.kernel)
+		fmt.Fprint(t, "\t", r.kernel.name)
 	}
 	fmt.Fprintln(t)
 	for _, program := range slices.Sorted(maps.Keys(most)) {
 		fmt.Fprint(t, program)
 		for _, r := range all {
-			if n := most[program][r.kernel]; n > 0 {
+			if n := most[program][r.kernel.name]; n > 0 {
 				fmt.Fprint(t, "\t", n)
 			} else {
 				fmt.Fprint(t, "\t-")
@@ -249,7 +275,7 @@ func printFailures(w io.Writer, r *results) {
 	if !r.failed() {
 		return
 	}
-	fmt.Fprintf(w, "\n%s failed\n", r.kernel)
+	fmt.Fprintf(w, "\n%s failed\n", r.kernel.name)
 	for pkg, o := range r.packages {
 		for _, name := range slices.Sorted(maps.Keys(o.tests)) {
 			if v := o.tests[name]; v.action == "fail" {

