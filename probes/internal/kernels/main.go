@@ -39,7 +39,7 @@ func matrix(ctx context.Context) error {
 	pkg := flag.String("package", "", "test only packages with this in their names")
 	tests := flag.String("run", "", "test only what matches this regular expression")
 	machines := flag.Int("j", runtime.NumCPU(), "virtual machines at a time")
-	limit := flag.Duration("limit", 19*time.Minute, "end everything after this time")
+	limit := flag.Duration("limit", 30*time.Minute, "end everything after this time")
 	verbose := flag.Bool("v", false, "print what the tests print")
 	flag.Parse()
 	ctx, cancel := context.WithTimeoutCause(ctx, *limit, fmt.Errorf("the limit of %v for everything is over", *limit))
