@@ -159,11 +159,12 @@ func (w *Watch) Measure(f func(try int)) {
 		w.Forget()
 		f(try)
 		w.Read()
-		n := w.Loss(Unseen)
-		if n == 0 || try == 5 || w.t.Failed() {
+		unseen, missed := w.Loss(Unseen), w.Loss("events_missed")
+		// Where programs are preempted, most loads miss something, and mostly what does not matter: one more try will do.
+		if unseen == 0 && (missed == 0 || try == 2) || try == 5 || w.t.Failed() {
 			return
 		}
-		w.t.Logf("try %d: %d completions reached no program", try, n)
+		w.t.Logf("try %d: %d completions and %d other events reached no program", try, unseen, missed)
 	}
 }
 
