@@ -21,7 +21,7 @@ import (
 // guestPackages are the Debian packages that tests use; the guest's root holds them and
 // what they depend on, as they are installed here.
 var guestPackages = []string{
-	"bash", "dash", "coreutils", "findutils", "grep", "mount", "procps", "sed", "tar", "util-linux", "libcap2-bin",
+	"bash", "bsdutils", "dash", "coreutils", "findutils", "grep", "mount", "procps", "sed", "tar", "util-linux", "libcap2-bin",
 	"kmod", "iproute2", "dmsetup", "mdadm",
 	"e2fsprogs", "xfsprogs", "btrfs-progs",
 	"fio", "git", "gcc", "libc6-dev",
