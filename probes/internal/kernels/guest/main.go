@@ -146,7 +146,7 @@ func enter(disks map[string]string) error {
 		return err
 	}
 	for _, m := range []struct{ fs, dir string }{
-		{"proc", "/proc"}, {"sysfs", "/sys"}, {"tmpfs", "/run"},
+		{"proc", "/proc"}, {"sysfs", "/sys"}, {"devpts", "/dev/pts"}, {"tmpfs", "/run"},
 		{"tmpfs", "/dev/shm"}, {"cgroup2", "/sys/fs/cgroup"},
 	} {
 		if err := mount(m.fs, m.dir); err != nil {
