@@ -103,7 +103,7 @@ int BPF_PROG(request_merge, struct request *rq)
 		/* It is merged as it is inserted, by its submitter (elv_attempt_insert_merge()). */
 		struct task_context *c = task_context(bpf_get_current_task_btf());
 
-		if (c && !c->commit_tid) {
+		if (c && !writes_journal(c)) {
 			m.owner = c->owner;
 			bpf_loop(MOST_PIECES, keep_next_bio, &m, 0);
 		}
@@ -196,12 +196,24 @@ out:
 	return zero;
 }
 
+/* Gives a slot to a request. One that it still has can only have completed unseen. */
+static __always_inline void slot_begin(struct request_slot *slot, __u64 rq, __u32 cmd_flags, __u32 bytes, enum scratch_user user)
+{
+	__u32 flags = slot->flags;
+
+	if (flags & SLOT_LIVE && __sync_val_compare_and_swap(&slot->flags, flags, 0) == flags)
+		charge_unseen(slot, flags, user);
+	slot->request = rq;
+	slot->cmd_flags = cmd_flags;
+	slot->bytes = bytes;
+	slot->done = 0;
+}
+
 static __always_inline int started(struct request *rq, enum scratch_user user)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct request_slot *slot = request_slot(rq, true);
 	struct gendisk *disk = rq->q->disk;
-	__u32 flags;
 
 	if (!disk)
 		return 0; /* a queue of commands alone, such as NVMe's for its administration */
@@ -216,13 +228,7 @@ static __always_inline int started(struct request *rq, enum scratch_user user)
 			return 0;
 		slot->started = rq->start_time_ns;
 	}
-	flags = slot->flags;
-	if (flags & SLOT_LIVE && __sync_val_compare_and_swap(&slot->flags, flags, 0) == flags)
-		charge_unseen(slot, flags, user);
-	slot->request = (__u64)rq;
-	slot->cmd_flags = rq->cmd_flags;
-	slot->bytes = rq->__data_len;
-	slot->done = 0;
+	slot_begin(slot, (__u64)rq, rq->cmd_flags, rq->__data_len, user);
 	slot->inode = written_inode(rq);
 	if (slot->task != (__u64)task || slot->task_start != task->start_boottime || slot->disk != (__u64)disk ||
 	    slot->journal_writers != journal_writers)
@@ -294,16 +300,10 @@ static __noinline int started_by(struct request_slot *slot, __u64 bio)
 static __noinline int started_unissued(struct request_slot *slot, __u64 at, __u32 device, enum scratch_user user)
 {
 	struct request *rq = (void *)at;
-	__u32 flags = slot->flags;
 	int zero = 0;
 
-	if (flags & SLOT_LIVE && __sync_val_compare_and_swap(&slot->flags, flags, 0) == flags)
-		charge_unseen(slot, flags, user);
-	slot->request = at;
+	slot_begin(slot, at, BPF_CORE_READ(rq, cmd_flags), BPF_CORE_READ(rq, __data_len), user);
 	slot->started = BPF_CORE_READ(rq, start_time_ns);
-	slot->cmd_flags = BPF_CORE_READ(rq, cmd_flags);
-	slot->bytes = BPF_CORE_READ(rq, __data_len);
-	slot->done = 0;
 	slot->inode = 0;
 	slot->task = 0;
 	slot->device = device;

@@ -332,33 +332,28 @@ func (r running) attachedTo(t *testing.T, tracepoint string) bool {
 	return false
 }
 
-// newZram adds a device that takes bios, not requests, and returns its name.
+// newZram finds a device that takes bios, not requests, and returns its name.
 func newZram(t *testing.T) string {
 	t.Helper()
-	const control = "/sys/class/zram-control/"
 	exec.Command("modprobe", "zram").Run() // what it says does not matter: the next line tells
-	number, err := os.ReadFile(control + "hot_add")
+	out, err := exec.Command("zramctl", "--find", "--size", "16M").CombinedOutput()
 	if err != nil {
-		t.Fatalf("this kernel has no zram: %v", err)
+		t.Fatalf("this kernel has no zram: %v: %s", err, out)
 	}
-	id := strings.TrimSpace(string(number))
-	set := func(file, text string) {
-		// The last one who has it open may take a moment to let go of it.
-		err := os.WriteFile(file, []byte(text), 0o644)
-		for deadline := time.Now().Add(5 * time.Second); errors.Is(err, unix.EBUSY) && time.Now().Before(deadline); {
-			time.Sleep(50 * time.Millisecond)
-			err = os.WriteFile(file, []byte(text), 0o644)
-		}
-		if err != nil {
-			t.Error(err)
-		}
-	}
+	dev := strings.TrimSpace(string(out))
 	t.Cleanup(func() {
-		set("/sys/block/zram"+id+"/reset", "1")
-		set(control+"hot_remove", id)
+		// The last one who has it open may take a moment to let go of it.
+		for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+			out, err := exec.Command("zramctl", "--reset", dev).CombinedOutput()
+			if err == nil {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("zramctl --reset %s: %v: %s", dev, err, out)
+			}
+		}
 	})
-	set("/sys/block/zram"+id+"/disksize", "16M")
-	return "zram" + id
+	return strings.TrimPrefix(dev, "/dev/")
 }
 
 // Names of containers are root's to read, and one more capability's.

@@ -311,18 +311,21 @@ func TestBooks(t *testing.T) {
 				t.Errorf("%s: no %s: the load was not what it should be", fs, what)
 			}
 		}
-		// Only what reached no program can have no owner here, and that is little.
+		// Only what reached no program can have no owner here, and that is little: a request for each start that was
+		// missed at most (kernels that preempt programs count those), and else a thousandth.
+		unattributed := d.UnattributedBytes
 		for _, r := range w.Rows(snapshot.ByApp, disk.Name) {
-			missed := map[string]uint64{
-				"[unattributed: completion not seen]":         w.Loss(livetest.Unseen),
-				"[unattributed: no owner seen before attach]": w.Loss("events_missed"),
-			}
-			if strings.HasPrefix(r.App, "[unattributed: ") && missed[r.App] == 0 {
+			switch {
+			case !strings.HasPrefix(r.App, "[unattributed: "):
+			case r.App == "[unattributed: completion not seen]" && w.Loss(livetest.Unseen) > 0:
+			case r.App == "[unattributed: no owner seen before attach]" && r.Reads+r.Writes+r.Discards+r.Flushes <= w.Loss("events_missed"):
+				unattributed -= r.Bytes()
+			default:
 				t.Errorf("%s: %d bytes are %s", fs, r.Bytes(), r.App)
 			}
 		}
-		if all := d.Ours.ReadBytes + d.Ours.WriteBytes; d.UnattributedBytes*1000 > all {
-			t.Errorf("%s: %d of %d bytes are unattributed", fs, d.UnattributedBytes, all)
+		if all := d.Ours.ReadBytes + d.Ours.WriteBytes; unattributed*1000 > all {
+			t.Errorf("%s: %d of %d bytes are unattributed", fs, unattributed, all)
 		}
 		w.LogRows(disk.Name, 8)
 	}
