@@ -13,21 +13,21 @@
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
 /* By the process and not by the thread: the one that executes, or exits last, need not be one that caused an event. */
-static __always_inline struct process *process_of(struct task_struct *task)
+static __always_inline __u32 owner_of(struct task_struct *task)
 {
 	struct process_key key = { .start_boottime = task->group_leader->start_boottime, .pid = task->tgid };
 	__u32 *owner = bpf_map_lookup_elem(&process_owners, &key);
 
-	return owner ? bpf_map_lookup_elem(&processes, owner) : NULL;
+	return owner ? *owner : 0;
 }
 
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(process_exec, struct task_struct *task)
 {
-	struct process *p = process_of(task);
+	__u32 owner = owner_of(task);
 
-	if (p)
-		process_describe(p, as_number(task));
+	if (owner)
+		process_describe(owner, as_number(task));
 	return 0;
 }
 
@@ -36,22 +36,26 @@ SEC("tp_btf/task_rename")
 int BPF_PROG(process_rename, struct task_struct *task, const char *comm)
 {
 	struct process *p;
+	__u32 owner;
 
 	if (task->pid != task->tgid)
 		return 0;
-	p = process_of(task);
-	if (p)
-		bpf_probe_read_kernel_str(p->comm, sizeof(p->comm), comm);
+	owner = owner_of(task);
+	p = bpf_map_lookup_elem(&processes, &owner);
+	if (!p || !owner)
+		return 0;
+	bpf_probe_read_kernel_str(p->who.comm, sizeof(p->who.comm), comm);
+	process_join(owner);
 	return 0;
 }
 
 SEC("tp_btf/cgroup_attach_task")
 int BPF_PROG(process_moved, struct cgroup *to, const char *path, struct task_struct *task)
 {
-	struct process *p = process_of(task);
+	__u32 owner = owner_of(task);
 
-	if (p)
-		process_describe(p, as_number(task));
+	if (owner)
+		process_describe(owner, as_number(task));
 	return 0;
 }
 
@@ -60,11 +64,13 @@ SEC("tp_btf/sched_process_exit")
 int BPF_PROG(process_exit, struct task_struct *task)
 {
 	struct process *p;
+	__u32 owner;
 
 	if (task->signal->live.counter)
 		return 0;
-	p = process_of(task);
-	if (p)
+	owner = owner_of(task);
+	p = bpf_map_lookup_elem(&processes, &owner);
+	if (p && owner)
 		__sync_fetch_and_or(&p->flags, PROCESS_DEAD);
 	return 0;
 }

@@ -27,17 +27,30 @@ struct signal_struct {
 
 struct rq {
 	__u64 clock;
+	int cpu;
 };
 
 struct cfs_rq {
 	struct rq *rq;
+	__u64 throttled_clock_self;
+	__u64 throttled_clock_self_time;
+	int throttle_count;
+};
+
+/* Before 6.6 (677ea015f231 "sched: add throttled time stat for throttled children"). */
+struct cfs_rq___v65 {
+	__u64 throttled_clock_pelt_time;
 };
 
 struct sched_entity {
 	struct cfs_rq *cfs_rq;
+	__u64 sum_exec_runtime;
+	__u64 nr_migrations;
 };
 
 struct sched_info {
+	__u64 run_delay;
+	__u64 last_arrival;
 	__u64 last_queued;
 };
 
@@ -86,6 +99,10 @@ struct mm_struct;
 struct task_struct {
 	unsigned int __state;
 	unsigned int flags;
+	int on_rq;
+	int exit_state;
+	bool throttled; /* since 6.18 (e1fad12dcb66 "sched/fair: Switch to task based throttle model") */
+	__u64 numa_pages_migrated;
 	struct sched_entity se;
 	struct sched_info sched_info;
 	struct mm_struct *mm;
@@ -99,6 +116,10 @@ struct task_struct {
 	char comm[16];
 	struct signal_struct *signal;
 	struct css_set *cgroups;
+};
+
+struct bpf_iter__task {
+	struct task_struct *task;
 };
 
 #pragma clang attribute pop

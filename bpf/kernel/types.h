@@ -28,13 +28,19 @@ enum bpf_map_type {
 	BPF_MAP_TYPE_HASH = 1,
 	BPF_MAP_TYPE_ARRAY = 2,
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
+	BPF_MAP_TYPE_LRU_HASH = 9,
 	BPF_MAP_TYPE_QUEUE = 22,
+	BPF_MAP_TYPE_RINGBUF = 27,
 	BPF_MAP_TYPE_TASK_STORAGE = 29,
 };
 
 enum {
 	BPF_ANY = 0,
 	BPF_NOEXIST = 1,
+};
+
+enum {
+	BPF_RB_NO_WAKEUP = 1,
 };
 
 enum {
@@ -51,6 +57,12 @@ struct bpf_raw_tracepoint_args {
 /* include/linux/sched.h */
 #define PF_KTHREAD 0x00200000
 #define PF_LOCAL_THROTTLE 0x00100000
+#define TASK_UNINTERRUPTIBLE 0x002
+#define TASK_DEAD 0x080
+#define TASK_NOLOAD 0x400
+
+/* kernel/sched/sched.h */
+#define TASK_ON_RQ_MIGRATING 2
 
 /* include/uapi/linux/stat.h */
 #define S_IFMT 00170000

@@ -233,3 +233,34 @@ static __always_inline bool is_private(struct page *page)
 		flags = page->flags.f;
 	return !page_flag(flags, PG_swapcache);
 }
+
+/*
+ * How long all tasks of a leaf cfs_rq have been kept off its CPU for want of quota, and since when they are. Before 6.6
+ * there is a sum in another clock alone, which stands still at the same times.
+ */
+static __always_inline __u64 throttled_time(struct cfs_rq *leaf)
+{
+	struct cfs_rq___v65 *old = (void *)leaf;
+
+	if (bpf_core_field_exists(leaf->throttled_clock_self_time))
+		return leaf->throttled_clock_self_time;
+	return BPF_CORE_READ(old, throttled_clock_pelt_time);
+}
+
+static __always_inline __u64 throttled_since(struct cfs_rq *leaf, __u64 now)
+{
+	if (bpf_core_field_exists(leaf->throttled_clock_self) && leaf->throttled_clock_self)
+		return leaf->throttled_clock_self;
+	return now;
+}
+
+/* e1fad12dcb66 (6.18): a task is throttled on its own, on its way to user space, and not with its whole group. */
+static __always_inline bool is_throttled_by_group(void)
+{
+	return !bpf_core_field_exists(struct task_struct, throttled);
+}
+
+static __always_inline bool is_throttled(struct task_struct *task)
+{
+	return is_throttled_by_group() || task->throttled;
+}

@@ -22,6 +22,11 @@ enum loss {
 	LOSS_REQUEST_TOO_LONG,       /* a request with more pieces than are looked at */
 	LOSS_UNSEEN_COMPLETIONS,     /* a completion that reached no program: charged afterwards, in no latency */
 	LOSS_UNTIMED_REQUESTS,       /* a request without a start time (queue/iostats is 0): in no latency */
+	LOSS_GROUP_TABLE_FULL,       /* a process that is a group of its own among culprits */
+	LOSS_THREAD_TABLE_FULL,      /* a switch to or from a thread without a slot: its waits are not counted */
+	LOSS_CULPRIT_TABLE_FULL,     /* a piece of a wait whose culprit could not be kept */
+	LOSS_UNSEEN_SWITCHES,        /* context switches that reached no program, where that was noticed */
+	LOSS_WORST_WAITS_DROPPED,    /* a long wait that user space was not told of in time */
 	LOSS_MAX,
 };
 

@@ -34,6 +34,13 @@ enum owner {
 	OWNER_KERNEL_SWAP,
 	OWNER_KERNEL_LOOP,
 	OWNER_KERNEL_METADATA,
+	OWNER_UNATTRIBUTED_CULPRIT_TABLE_FULL,
+	OWNER_UNATTRIBUTED_UNSEEN_WAIT,
+	OWNER_INTERRUPTS,
+	OWNER_SOFTIRQS,
+	OWNER_WAKE_UP_PATH,
+	OWNER_QUOTA,
+	OWNER_OLDER,
 	OWNER_FIRST = 32,
 };
 
@@ -54,19 +61,26 @@ struct name {
 	char parts[NAME_LEN + NAME_PART]; /* components from the last to the first, each ended by NUL */
 };
 
-struct process {
-	__u64 start_boottime; /* ns, CLOCK_BOOTTIME */
-	__u32 pid, ppid;
-	__u32 uid;
-	__u32 flags; /* PROCESS_… */
+/* Everything that a process is called by, but its number. */
+struct identity {
 	struct name_key exe;
 	struct name_key cgroup2, cgroup_systemd, cgroup_memory;
+	__u32 uid;
+	__u32 kthread; /* is a thread of the kernel */
 	char comm[16];
 };
 
+struct process {
+	__u64 start_boottime; /* ns, CLOCK_BOOTTIME */
+	__u32 pid, ppid;
+	__u32 flags; /* PROCESS_… */
+	__u32 group; /* of all processes with this identity; 0: it found no place */
+	struct identity who;
+};
+
 enum process_flags {
-	PROCESS_KTHREAD = 1,
-	PROCESS_DEAD = 2,
+	PROCESS_DEAD = 1,
+	PROCESS_RELEASED = 2, /* by user space, which is about to free the slot */
 };
 
 const enum process_flags *process_flags_type __attribute__((unused));
@@ -86,6 +100,9 @@ struct task_context {
 	__u32 io_row;         /* the row that this thread's last request was counted in */
 	__u32 throttled;      /* the next sleep is balance_dirty_pages()'s */
 	__u64 sleeping_since; /* for I/O, in the run queue's clock */
+	/* sched */
+	__u32 thread; /* its slot of `threads`, 0: none yet */
+	__u32 zero;
 	/* jbd2 */
 	__u32 handle_device, handle_tid; /* the transaction that this thread's handle joined */
 	__u32 commit_device, commit_tid; /* the transaction that this thread commits; 0: none */
@@ -132,6 +149,25 @@ struct {
 	__type(key, struct process_key);
 	__type(value, __u32);
 } process_owners SEC(".maps");
+
+/* Groups have numbers from here on: below it are those of owners. */
+#define GROUP_FIRST (1U << 20)
+#define GROUPS 8192
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, GROUPS);
+	__type(key, struct identity);
+	__type(value, __u32);
+} groups SEC(".maps");
+
+/* How many numbers were given to groups. None is given twice. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} groups_made SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -333,9 +369,34 @@ checked_once __u64 systemd_cgroup(__u64 css_set)
 	return w.cgroup;
 }
 
-/* Everything about a process that can change in its life. */
-checked_once int process_describe(struct process *p, __u64 task_at)
+/* Finds the group of those who are called the same. */
+checked_once int process_join(__u32 owner)
 {
+	struct process *p = bpf_map_lookup_elem(&processes, &owner);
+	__u32 zero = 0, number, *group, *made;
+
+	if (!p)
+		return 0;
+	group = bpf_map_lookup_elem(&groups, &p->who);
+	if (!group) {
+		made = bpf_map_lookup_elem(&groups_made, &zero);
+		if (!made)
+			return 0;
+		number = GROUP_FIRST + __sync_fetch_and_add(made, 1);
+		bpf_map_update_elem(&groups, &p->who, &number, BPF_NOEXIST);
+		/* Another CPU may have been first. */
+		group = bpf_map_lookup_elem(&groups, &p->who);
+	}
+	if (!group)
+		lose(LOSS_GROUP_TABLE_FULL);
+	p->group = group ? *group : 0;
+	return 0;
+}
+
+/* Everything about a process that can change in its life. */
+checked_once int process_describe(__u32 owner, __u64 task_at)
+{
+	struct process *p = bpf_map_lookup_elem(&processes, &owner);
 	struct task_struct *task = (void *)task_at, *leader = BPF_CORE_READ(task, group_leader);
 	struct css_set *set = BPF_CORE_READ(task, cgroups);
 	struct file *exe = BPF_CORE_READ(task, mm, exe_file);
@@ -345,11 +406,11 @@ checked_once int process_describe(struct process *p, __u64 task_at)
 
 	if (!p)
 		return 0;
-	p->uid = BPF_CORE_READ(task, cred, uid.val);
-	bpf_probe_read_kernel(p->comm, sizeof(p->comm), &leader->comm);
+	p->who.uid = BPF_CORE_READ(task, cred, uid.val);
+	bpf_probe_read_kernel(p->who.comm, sizeof(p->who.comm), &leader->comm);
 	if (BPF_CORE_READ(task, flags) & PF_KTHREAD) {
-		p->flags |= PROCESS_KTHREAD;
-		return 0;
+		p->who.kthread = 1;
+		return process_join(owner);
 	}
 	if (exe) {
 		struct dentry *dentry = BPF_CORE_READ(exe, f_path.dentry);
@@ -358,24 +419,24 @@ checked_once int process_describe(struct process *p, __u64 task_at)
 		key.a = (__u64)dentry;
 		key.b = BPF_CORE_READ(exe, f_inode, i_ino) << 16;
 		name_of_path(key.a, key.b, (__u64)dentry, (__u64)BPF_CORE_READ(exe, f_path.mnt));
-		p->exe = key;
+		p->who.exe = key;
 	}
 	key.a = key.b = 0;
 	name_of_cgroup(&key, (__u64)BPF_CORE_READ(set, dfl_cgrp));
-	p->cgroup2 = key;
+	p->who.cgroup2 = key;
 	key.a = key.b = 0;
 	systemd = systemd_cgroup((__u64)set);
 	if (systemd)
 		name_of_cgroup(&key, systemd);
-	p->cgroup_systemd = key;
+	p->who.cgroup_systemd = key;
 	key.a = key.b = 0;
 	if (bpf_core_enum_value_exists(enum cgroup_subsys_id, memory_cgrp_id))
 		bpf_probe_read_kernel(&css, sizeof(css),
 				      &set->subsys[bpf_core_enum_value(enum cgroup_subsys_id, memory_cgrp_id) & 15]);
 	if (css)
 		name_of_cgroup(&key, (__u64)BPF_CORE_READ(css, cgroup));
-	p->cgroup_memory = key;
-	return 0;
+	p->who.cgroup_memory = key;
+	return process_join(owner);
 }
 
 /* The slot of a task's process, made at its first event. */
@@ -402,7 +463,7 @@ checked_once __u32 process_owner(__u64 task_at)
 	p->start_boottime = key.start_boottime;
 	p->pid = key.pid;
 	p->ppid = BPF_CORE_READ(leader, real_parent, tgid);
-	process_describe(p, task_at);
+	process_describe(owner, task_at);
 	if (bpf_map_update_elem(&process_owners, &key, &owner, BPF_NOEXIST)) {
 		bpf_map_push_elem(&processes_returned, &owner, BPF_ANY);
 		/* Another thread of the process was first, or there is no room. */

@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"culprit/probes/hook"
+	"culprit/probes/owner"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,12 +21,10 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
-
-	"culprit/probes/owner"
 )
 
 func newDoctor() *cobra.Command {
-	var f ioFlags
+	var f filters
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "doctor",
@@ -83,7 +83,7 @@ type memory struct {
 	KernelBytes uint64 `json:"kernel_bytes"` // at most
 }
 
-func examine(f ioFlags) *diagnosis {
+func examine(f filters) *diagnosis {
 	d := &diagnosis{Schema: "culprit.doctor/1", Architecture: runtime.GOARCH, OK: true, Checks: []check{}, Memory: []memory{}}
 	var name unix.Utsname
 	if err := unix.Uname(&name); err == nil {
@@ -144,7 +144,7 @@ func (d *diagnosis) kernel() {
 	}
 }
 
-func (d *diagnosis) tracepoints(probe string, list func(*btf.Spec) ([]owner.Tracepoint, error)) {
+func (d *diagnosis) tracepoints(probe string, list func(*btf.Spec) ([]hook.Tracepoint, error)) {
 	points, err := list(nil)
 	if err != nil {
 		return // without BTF, which is a check of its own
@@ -163,32 +163,39 @@ func (d *diagnosis) tracepoints(probe string, list func(*btf.Spec) ([]owner.Trac
 	}
 }
 
-// load tries each probe for a moment.
-func (d *diagnosis) load(f ioFlags) {
+// load tries all probes for a moment.
+func (d *diagnosis) load(f filters) {
 	begin, missing := time.Now(), missingCapabilities()
-	f.files, f.worst = true, true
-	owners, probe, err := f.load()
+	var attaches []attach
+	var names []string
+	for _, p := range probes {
+		if p.attach != nil {
+			attaches, names = append(attaches, p.attach(f)), append(names, p.name)
+		}
+	}
+	owners, parts, closeAll, err := bringUp(owner.Options{Proc: f.proc}, io.Discard, attaches...)
 	if err != nil {
 		remedy := "culprit io -v says more"
 		if !d.OK {
 			remedy = "mend what failed above"
 		}
-		d.need(false, "io", "loads", explain(err, false, missing), remedy)
+		err = errors.Join(err, closeAll())
+		d.need(false, names[len(parts)], "loads", explain(err, false, missing), remedy)
 		return
 	}
 	took := time.Since(begin).Round(time.Millisecond)
-	d.need(true, "io", "loads", fmt.Sprintf("and attaches, in %v", took), "")
-	for _, m := range []struct {
-		probe string
-		size  func() (uint64, error)
-	}{{"owner", owners.Memory}, {"io", probe.Memory}} {
-		if bytes, err := m.size(); err == nil {
-			d.Memory = append(d.Memory, memory{m.probe, bytes})
+	if bytes, err := owners.Memory(); err == nil {
+		d.Memory = append(d.Memory, memory{"owner", bytes})
+	}
+	d.need(true, "all", "load", fmt.Sprintf("and attach, in %v", took), "")
+	for i, p := range parts {
+		if bytes, err := p.memory(); err == nil {
+			d.Memory = append(d.Memory, memory{names[i], bytes})
 		}
 	}
 	d.UserBytes = residentBytes()
-	if err := errors.Join(probe.Close(), owners.Close()); err != nil {
-		d.need(false, "io", "unloads", err.Error(), "")
+	if err := closeAll(); err != nil {
+		d.need(false, "kernel", "unloads", err.Error(), "")
 	}
 }
 

@@ -38,8 +38,12 @@ func (f *filters) register(cmd *cobra.Command) {
 	flags.StringSliceVar(&f.apps, "app", nil, "only what the applications `APP,…` caused")
 	flags.StringSliceVar(&f.cgroups, "cgroup", nil, "only what processes in the cgroups `PATH,…` or below caused")
 	flags.StringSliceVar(&f.users, "user", nil, "only what processes of the users `USER,…` (names or uids) caused")
-	flags.StringVarP(&f.device, "device", "d", "", "only this whole `DISK`, such as sda or /dev/nvme0n1")
 	f.registerHost(cmd)
+}
+
+// registerDevice is for what is about disks.
+func (f *filters) registerDevice(cmd *cobra.Command) {
+	cmd.Flags().StringVarP(&f.device, "device", "d", "", "only this whole `DISK`, such as sda or /dev/nvme0n1")
 	offer := func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		if distrust(f.proc, f.sys) != nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp

@@ -1,10 +1,8 @@
 package main
 
 import (
-	"errors"
 	"io"
 
-	"github.com/cilium/ebpf/rlimit"
 	"github.com/spf13/cobra"
 
 	"culprit/output/csv"
@@ -61,10 +59,11 @@ filter must all accept a process; of one kind, one value must.`,
 			if f.hist && f.format != "table" {
 				return usagef("--hist draws in tables, but the format is %s, which has the quantiles: leave one of them out", f.format)
 			}
-			return f.run(cmd.OutOrStdout(), cmd.ErrOrStderr())
+			return f.run(cmd.OutOrStdout(), cmd.ErrOrStderr(), f.tables(), f.attach)
 		},
 	}
 	f.register(cmd, snapshot.IOSorts)
+	f.registerDevice(cmd)
 	cmd.Flags().BoolVar(&f.hist, "hist", false, "draw the latency distribution of each of the top applications")
 	cmd.Flags().BoolVar(&f.files, "files", false, "add each application's busiest files")
 	cmd.Flags().BoolVar(&f.worst, "worst", false, "add the slowest requests (filters choose among everybody's slowest)")
@@ -73,52 +72,37 @@ filter must all accept a process; of one kind, one value must.`,
 	return cmd
 }
 
-// load brings up the process table and the io probe, and gives up the capabilities that only this needed.
-func (f *ioFlags) load() (*owner.Table, *ioprobe.Probe, error) {
-	if err := rlimit.RemoveMemlock(); err != nil {
-		return nil, nil, err
-	}
-	tableOptions, options := owner.Options{Proc: f.proc}, ioprobe.Options{Proc: f.proc, Sys: f.sys, Files: f.files, Worst: f.worst}
+// tables are the sizes of the process table that the flags ask for.
+func (f *ioFlags) tables() owner.Options {
+	o := owner.Options{Proc: f.proc}
 	if f.files {
-		tableOptions.Names = 65536 // files have names there, too
+		o.Names = 65536 // files have names there, too
 	}
 	if f.tiny {
-		tableOptions.Processes, tableOptions.Names = 36, 4
-		options.Rows, options.Buckets, options.Inodes, options.Folios = 24, 8, 4, 4
-		options.Bios, options.Slots, options.Transactions, options.Shares = 2, 64, 2, 2
+		o.Processes, o.Names = 36, 4
 	}
-	table, err := owner.Load(tableOptions)
-	if err != nil {
-		return nil, nil, err
-	}
-	probe, err := ioprobe.Load(table, options)
-	if err != nil {
-		table.Close()
-		return nil, nil, err
-	}
-	if err := limit(stillNeeded(f.proc)...); err != nil {
-		return nil, nil, errors.Join(err, probe.Close(), table.Close())
-	}
-	return table, probe, nil
+	return o
 }
 
-func (f *ioFlags) run(stdout, stderr io.Writer) (err error) {
-	ctx, stop := interruptible()
-	defer stop()
-	owners, probe, err := f.load()
-	if err != nil {
-		return err
+// attach brings up the io probe.
+func (f *ioFlags) attach(table *owner.Table, stdout io.Writer) (*part, error) {
+	o := ioprobe.Options{Proc: f.proc, Sys: f.sys, Files: f.files, Worst: f.worst}
+	if f.tiny {
+		o.Rows, o.Buckets, o.Inodes, o.Folios = 24, 8, 4, 4
+		o.Bios, o.Slots, o.Transactions, o.Shares = 2, 64, 2, 2
 	}
-	defer closing(&err, owners.Close)
-	defer closing(&err, probe.Close)
+	probe, err := ioprobe.Load(table, o)
+	if err != nil {
+		return nil, err
+	}
 	write := f.writer(stdout)
-	return f.watch(ctx, owners, stderr, func() error {
+	return &part{close: probe.Close, memory: probe.Memory, report: func() error {
 		s, err := probe.Read()
 		if err != nil {
 			return err
 		}
 		return write(f.shape(s))
-	})
+	}}, nil
 }
 
 // shape applies the filters and the grouping.

@@ -9,20 +9,29 @@ import (
 )
 
 func newSummary() *cobra.Command {
-	f := ioFlags{watchFlags: watchFlags{duration: 10 * time.Second}}
+	disks := ioFlags{watchFlags: watchFlags{duration: 10 * time.Second}}
 	cmd := &cobra.Command{
 		Use:   "summary",
 		Short: "Watch everything for a while, then one page",
 		Long: `Watches the machine for --duration (Ctrl-C ends it sooner), then prints one page:
-who used the disks, and whether the books balance.`,
+who used the disks, who waited for a CPU and because of whom, and whether the books
+balance. As json there is an object for each of these, as csv a table.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := f.parse(nil, snapshot.IOSorts); err != nil {
+			if err := disks.parse(nil, summarySorts); err != nil {
 				return err
 			}
-			return f.run(cmd.OutOrStdout(), cmd.ErrOrStderr())
+			cpus := schedFlags{watchFlags: disks.watchFlags}
+			if disks.sort == summarySorts[0] {
+				disks.sort, cpus.sort = snapshot.IOSorts[0], snapshot.SchedSorts[0]
+			}
+			return disks.run(cmd.OutOrStdout(), cmd.ErrOrStderr(), disks.tables(), disks.attach, cpus.attach)
 		},
 	}
-	f.register(cmd, snapshot.IOSorts)
+	disks.register(cmd, summarySorts)
+	disks.registerDevice(cmd)
 	return cmd
 }
+
+// summarySorts are the columns that every part has: "most" is each part's own measure.
+var summarySorts = []string{"most", "name"}

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/cilium/ebpf/rlimit"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
@@ -131,6 +132,66 @@ func interruptible() (context.Context, context.CancelFunc) {
 	ctx, stop := signal.NotifyContext(context.Background(), signals...)
 	context.AfterFunc(ctx, func() { time.AfterFunc(sameInterrupt, stop) })
 	return ctx, stop
+}
+
+// part is what a command has of a probe.
+type part struct {
+	report func() error
+	close  func() error
+	memory func() (uint64, error) // bytes that the kernel sets aside for it, at most
+}
+
+// attach brings up a probe, whose reports go to stdout.
+type attach func(table *owner.Table, stdout io.Writer) (*part, error)
+
+// bringUp loads the process table and attaches probes. What comes back is closed by closeAll, also where there is an error.
+func bringUp(o owner.Options, stdout io.Writer, probes ...attach) (table *owner.Table, parts []*part, closeAll func() error, err error) {
+	closeAll = func() error {
+		var errs []error
+		for _, p := range slices.Backward(parts) {
+			errs = append(errs, p.close())
+		}
+		if table != nil {
+			errs = append(errs, table.Close())
+		}
+		return errors.Join(errs...)
+	}
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return nil, nil, closeAll, err
+	}
+	if table, err = owner.Load(o); err != nil {
+		return nil, nil, closeAll, err
+	}
+	for _, attach := range probes {
+		p, err := attach(table, stdout)
+		if err != nil {
+			return table, parts, closeAll, err
+		}
+		parts = append(parts, p)
+	}
+	return table, parts, closeAll, nil
+}
+
+// run reports what probes find, until the end; with everything attached, it gives up the capabilities that only this needed.
+func (f *watchFlags) run(stdout, stderr io.Writer, o owner.Options, probes ...attach) (err error) {
+	ctx, stop := interruptible()
+	defer stop()
+	table, parts, closeAll, err := bringUp(o, stdout, probes...)
+	defer closing(&err, closeAll)
+	if err != nil {
+		return err
+	}
+	if err := limit(stillNeeded(f.proc)...); err != nil {
+		return err
+	}
+	return f.watch(ctx, table, stderr, func() error {
+		for _, p := range parts {
+			if err := p.report(); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // watch calls report once per interval, and at the end, until the duration is

@@ -49,8 +49,14 @@ func TestRectangular(t *testing.T) {
 			}
 		}
 	}
+	rectangular(t, &out, want)
+}
+
+// rectangular checks a whole stream, and how many records of each kind are in it.
+func rectangular(t *testing.T, out *bytes.Buffer, want map[string]int) {
+	t.Helper()
 	lines := strings.Count(out.String(), "\n")
-	records, err := stdcsv.NewReader(&out).ReadAll() // refuses lines of unequal length
+	records, err := stdcsv.NewReader(out).ReadAll() // refuses lines of unequal length
 	if err != nil {
 		t.Fatal(err)
 	}

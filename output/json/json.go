@@ -18,7 +18,8 @@ import (
 
 // Options say how much is printed.
 type Options struct {
-	Top int // rows, files of each row's group, and slow requests; 0 prints all
+	// Top is the number of rows, of slow requests or threads, and of the files of each row's group; 0 prints all.
+	Top int
 }
 
 // IO writes a grouped snapshot as one object of schema culprit.io/1 and a
@@ -26,14 +27,25 @@ type Options struct {
 // which become U+FFFD.
 func IO(w io.Writer, s snapshot.IO, o Options) error {
 	s, omitted := rows.Top(s, o.Top)
+	return write(w, "io report", contract.IO(s, len(omitted)))
+}
+
+// Sched writes a grouped snapshot as one object of schema culprit.sched/1, in
+// the way of IO.
+func Sched(w io.Writer, s snapshot.Sched, o Options) error {
+	s, omitted := rows.TopSched(s, o.Top)
+	return write(w, "sched report", contract.Sched(s, len(omitted)))
+}
+
+func write(w io.Writer, what string, report any) error {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
-	if err := enc.Encode(contract.IO(s, len(omitted))); err != nil {
-		return fmt.Errorf("encoding io report as json: %w", err)
+	if err := enc.Encode(report); err != nil {
+		return fmt.Errorf("encoding %s as json: %w", what, err)
 	}
 	if _, err := w.Write(printable(b.Bytes())); err != nil {
-		return fmt.Errorf("writing io report as json: %w", err)
+		return fmt.Errorf("writing %s as json: %w", what, err)
 	}
 	return nil
 }

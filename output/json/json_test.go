@@ -22,13 +22,21 @@ import (
 // encode is the one line of s without its newline.
 func encode(t *testing.T, s snapshot.IO, o json.Options) string {
 	t.Helper()
+	return oneLine(t, func(w io.Writer) error { return json.IO(w, s, o) })
+}
+
+func oneLine(t *testing.T, print func(io.Writer) error) string {
+	t.Helper()
 	var out bytes.Buffer
-	if err := json.IO(&out, s, o); err != nil {
+	if err := print(&out); err != nil {
 		t.Fatal(err)
 	}
 	line, rest, ended := strings.Cut(out.String(), "\n")
 	if !ended || rest != "" {
 		t.Fatalf("not one line: %q", out.String())
+	}
+	if !utf8.ValidString(line) || text.Escape(line) != line {
+		t.Fatalf("a terminal would obey %q", line)
 	}
 	return line
 }
@@ -107,29 +115,42 @@ func sum(t *testing.T, o object) (n uint64) {
 	return n
 }
 
+// heading checks what every report begins with.
+func heading(t *testing.T, report object, schema string, timed bool) {
+	t.Helper()
+	if report["schema"] != schema {
+		t.Errorf("schema %v", report["schema"])
+	}
+	for _, f := range []string{"start", "end"} {
+		if stamp := report[f].(string); timed {
+			if _, err := time.Parse("2006-01-02T15:04:05.000000000Z", stamp); err != nil {
+				t.Error(err)
+			}
+		} else if stamp != "" {
+			t.Errorf("%s of no time is %q", f, stamp)
+		}
+	}
+}
+
+// named checks that the group's name stands in the field that by names, and no pid beside it.
+func named(t *testing.T, row object, p snapshot.Process, by snapshot.By) {
+	t.Helper()
+	if by != snapshot.ByPID && num(t, row, "pid") != 0 {
+		t.Errorf("by %s has pid %v", by, row["pid"])
+	}
+	if want := p.Name(by); row[string(by)] != want && by != snapshot.ByPID && utf8.ValidString(want) {
+		t.Errorf("by %s is %q, want %q", by, row[string(by)], want)
+	}
+}
+
 func TestContract(t *testing.T) {
 	snapshots := []snapshot.IO{sample.Idle(), {}}
 	for _, by := range snapshot.Bys {
 		snapshots = append(snapshots, sample.IO(by), sample.Unbalanced(by), sample.Nasty(by))
 	}
 	for _, s := range snapshots {
-		line := encode(t, s, json.Options{})
-		if !utf8.ValidString(line) || text.Escape(line) != line {
-			t.Fatalf("a terminal would obey %q", line)
-		}
-		report := fields(t, "report", decode(t, line), contractReport, "files", "worst")
-		if report["schema"] != "culprit.io/1" {
-			t.Errorf("schema %v", report["schema"])
-		}
-		for _, f := range []string{"start", "end"} {
-			if stamp := report[f].(string); !s.Start.IsZero() {
-				if _, err := time.Parse("2006-01-02T15:04:05.000000000Z", stamp); err != nil {
-					t.Error(err)
-				}
-			} else if stamp != "" {
-				t.Errorf("%s of no time is %q", f, stamp)
-			}
-		}
+		report := fields(t, "report", decode(t, encode(t, s, json.Options{})), contractReport, "files", "worst")
+		heading(t, report, "culprit.io/1", !s.Start.IsZero())
 		rows, ok := report["rows"].([]any)
 		if !ok || len(rows) != len(s.Rows) {
 			t.Fatalf("rows are %v", report["rows"])
@@ -146,13 +167,7 @@ func TestContract(t *testing.T) {
 			if got, want := sum(t, row["read_via"].(object)), num(t, row, "read_bytes"); got != want {
 				t.Errorf("read_via sums to %d of %d", got, want)
 			}
-			if s.By != snapshot.ByPID && num(t, row, "pid") != 0 {
-				t.Errorf("by %s has pid %v", s.By, row["pid"])
-			}
-			// The group's name stands in the field that by names.
-			if want := s.Rows[i].Name(s.By); row[string(s.By)] != want && s.By != snapshot.ByPID && utf8.ValidString(want) {
-				t.Errorf("by %s is %q, want %q", s.By, row[string(s.By)], want)
-			}
+			named(t, row, s.Rows[i].Process, s.By)
 			if d := s.Rows[i].Device; d != "" {
 				if perDevice[d] == nil {
 					perDevice[d] = object{}
@@ -234,9 +249,6 @@ func FuzzNames(f *testing.F) {
 	f.Fuzz(func(t *testing.T, name string) {
 		s := snapshot.IO{Rows: []snapshot.IORow{{Process: snapshot.Process{App: name}}}, Loss: []snapshot.Loss{{Name: name}}}
 		line := encode(t, s, json.Options{})
-		if text.Escape(line) != line {
-			t.Errorf("a terminal would obey %q", line)
-		}
 		row := decode(t, line)["rows"].([]any)[0].(object)
 		if utf8.ValidString(name) && row["app"] != name {
 			t.Errorf("%q became %q", name, row["app"])

@@ -15,32 +15,79 @@ import (
 // those of a power of two up to the next. P50 and p99 stand beside the octave
 // that holds them.
 func (t *Table) Hist(s snapshot.IO, top int) error {
-	var b bytes.Buffer
-	drawn := 0
+	var drawings []drawing
 	for _, g := range groups(s) {
-		if top > 0 && drawn == top {
-			break
-		}
 		var reads, writes snapshot.IOLatency
 		for _, r := range g {
 			reads = merge(reads, r.ReadLatency)
 			writes = merge(writes, r.WriteLatency)
 		}
-		if reads.Total.Count()+writes.Total.Count() == 0 {
+		drawings = append(drawings, drawing{label(g[0].Process, s.By, t.width()), []distribution{
+			requests("reads", reads), requests("writes", writes),
+		}})
+	}
+	return t.hist("latency histogram", drawings, top, "no latency to draw: no read or write completed")
+}
+
+func requests(what string, l snapshot.IOLatency) distribution {
+	h := l.Total
+	return distribution{h, fmt.Sprintf("%s %s: p50 %s, p99 %s (queue %s, device %s), max %s", count(h.Count()), what,
+		duration(h.Quantile(0.5)), duration(h.Quantile(0.99)), duration(l.Queue.Quantile(0.99)),
+		duration(l.Device.Quantile(0.99)), duration(h.Max))}
+}
+
+// SchedHist draws the distribution of the waits of the first top groups (0: of
+// all) as Hist does that of requests.
+func (t *Table) SchedHist(s snapshot.Sched, top int) error {
+	var drawings []drawing
+	for _, r := range s.Rows {
+		h := r.Latency
+		drawings = append(drawings, drawing{label(r.Process, s.By, t.width()), []distribution{{h, fmt.Sprintf(
+			"%s waits: p50 %s, p99 %s, p99.9 %s, max %s", count(h.Count()), duration(h.Quantile(0.5)),
+			duration(h.Quantile(0.99)), duration(h.Quantile(0.999)), duration(h.Max))}}})
+	}
+	return t.hist("wait histogram", drawings, top, "no waits to draw: nobody waited for a CPU")
+}
+
+// distribution is a histogram and what there is to say of it.
+type distribution struct {
+	snapshot.Histogram
+	head string
+}
+
+// drawing is the distributions of one group.
+type drawing struct {
+	name          string
+	distributions []distribution
+}
+
+// hist draws the first top groups (0: all) of those that have any values, or
+// says that there are none.
+func (t *Table) hist(what string, drawings []drawing, top int, none string) error {
+	var b bytes.Buffer
+	drawn := 0
+	for _, d := range drawings {
+		if top > 0 && drawn == top {
+			break
+		}
+		full := slices.DeleteFunc(d.distributions, func(d distribution) bool { return d.Count() == 0 })
+		if len(full) == 0 {
 			continue
 		}
 		if drawn > 0 {
 			b.WriteByte('\n')
 		}
 		drawn++
-		b.WriteString(strings.TrimLeft(name(g[0].Process, s.By, t.width()), " ") + "\n")
-		t.distribution(&b, "reads", reads)
-		t.distribution(&b, "writes", writes)
+		b.WriteString(d.name + "\n")
+		for _, d := range full {
+			b.WriteString("  " + d.head + "\n")
+			t.octaves(&b, d.Histogram)
+		}
 	}
 	if drawn == 0 {
-		b.WriteString("no latency to draw: no read or write completed\n")
+		b.WriteString(none + "\n")
 	}
-	return t.write("latency histogram", &b)
+	return t.write(what, &b)
 }
 
 func merge(a, b snapshot.IOLatency) snapshot.IOLatency {
@@ -64,16 +111,20 @@ func bounds(octave int) (lower, upper string) {
 	return duration(1 << (octave - 1)), duration(1 << octave)
 }
 
-func (t *Table) distribution(b *bytes.Buffer, what string, l snapshot.IOLatency) {
-	h := l.Total
-	n := h.Count()
-	if n == 0 {
-		return
+// octaves draws a histogram that is not empty.
+func (t *Table) octaves(b *bytes.Buffer, h snapshot.Histogram) {
+	n, p50, p99 := h.Count(), h.Quantile(0.5), h.Quantile(0.99)
+	// The first bucket begins at 0 and is several octaves, drawn as one.
+	var least uint64
+	if h.Buckets[0].Lower == 0 {
+		least = h.Buckets[0].Upper
 	}
-	p50, p99 := h.Quantile(0.5), h.Quantile(0.99)
-	fmt.Fprintf(b, "  %s %s: p50 %s, p99 %s (queue %s, device %s), max %s\n", count(n), what, duration(p50),
-		duration(p99), duration(l.Queue.Quantile(0.99)), duration(l.Device.Quantile(0.99)), duration(h.Max))
-
+	octave := func(ns uint64) int {
+		if ns < least {
+			return 0
+		}
+		return octave(ns)
+	}
 	var counts [65]uint64
 	first, last := len(counts), 0
 	for _, bucket := range h.Buckets {
@@ -85,6 +136,11 @@ func (t *Table) distribution(b *bytes.Buffer, what string, l snapshot.IOLatency)
 	const fixed = len("  123456 - 123456 123456 100.0% ") + len(" p50 p99")
 	for o := first; o <= last; o++ {
 		lower, upper := bounds(o)
+		if o == 0 && least > 0 {
+			upper = duration(least)
+		} else if o > 0 && 1<<(o-1) < least {
+			continue
+		}
 		fmt.Fprintf(b, "  %s - %s %s %5.1f%% %s", pad(lower, durationWidth, true), pad(upper, durationWidth, true),
 			pad(count(counts[o]), countWidth, true), 100*float64(counts[o])/float64(n),
 			bar(counts[o], most, t.width()-fixed))

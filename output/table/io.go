@@ -31,9 +31,7 @@ func (t *Table) IO(s snapshot.IO) error {
 	all := s
 	s, omitted := rows.Top(s, t.Top)
 	var b bytes.Buffer
-	if t.Timestamps {
-		fmt.Fprintf(&b, "%s  %s\n", s.Start.Format("2006-01-02 15:04:05.000000 -07:00"), length(s))
-	}
+	t.begin(&b, s.Start, s.End)
 	columns, throttled := t.ioColumns(s.By)
 	lines := rows.Lines(s.Rows, s.By)
 	if len(lines) > 0 {
@@ -43,7 +41,7 @@ func (t *Table) IO(s snapshot.IO) error {
 		if slices.ContainsFunc(s.Devices, busy) {
 			whose = " by the chosen owners"
 		}
-		fmt.Fprintf(&b, "no disk I/O%s in %s\n", whose, length(s))
+		fmt.Fprintf(&b, "no disk I/O%s in %s\n", whose, length(s.Start, s.End))
 	}
 	for _, l := range lines {
 		line(&b, columns, l.IORow)
@@ -55,15 +53,7 @@ func (t *Table) IO(s snapshot.IO) error {
 		t.throttled(&b, s.By, lines)
 	}
 	audit(&b, t.width(), all)
-	var lost []string
-	for _, l := range s.Loss {
-		if l.Count > 0 {
-			lost = append(lost, fmt.Sprintf("%s=%d", text.Escape(l.Name), l.Count))
-		}
-	}
-	if len(lost) > 0 {
-		wrap(&b, t.width(), "lost:", lost)
-	}
+	t.lost(&b, s.Loss)
 	return t.write("io report", &b)
 }
 
@@ -79,11 +69,6 @@ func more(b *bytes.Buffer, width int, omitted []snapshot.IORow, by snapshot.By) 
 		size(sum.ReadBytes) + " read,", size(sum.WriteBytes) + " written,", size(sum.DiscardBytes) + " discarded",
 		"(-n 0 shows all)",
 	})
-}
-
-// length is that of the interval.
-func length(s snapshot.IO) string {
-	return fmt.Sprintf("%.3f s", s.End.Sub(s.Start).Seconds())
 }
 
 // ioColumns are the columns that the width has room for, and whether the one of
@@ -206,7 +191,7 @@ func (t *Table) throttled(b *bytes.Buffer, by snapshot.By, lines []rows.Line) {
 	slices.SortStableFunc(lines, func(a, b rows.Line) int { return cmp.Compare(b.ThrottledNS, a.ThrottledNS) })
 	var who []string
 	for i, l := range lines {
-		word := strings.TrimLeft(name(l.Process, by, nameWidth), " ") + " " + duration(l.ThrottledNS)
+		word := label(l.Process, by, nameWidth) + " " + duration(l.ThrottledNS)
 		if i < len(lines)-1 {
 			word += ","
 		}
@@ -241,7 +226,8 @@ func audit(b *bytes.Buffer, width int, s snapshot.IO) {
 	if len(devices) == 0 {
 		return
 	}
-	fmt.Fprintf(b, "%*s --------kernel--------- --------culprit--------\n", deviceWidth, "")
+	side := total(columns[1:4])
+	fmt.Fprintf(b, "%*s %s %s\n", deviceWidth, "", rule("kernel", side), rule("culprit", side))
 	header(b, columns)
 	for _, d := range devices {
 		var row bytes.Buffer

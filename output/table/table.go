@@ -7,7 +7,9 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
+	"time"
 
 	"culprit/output/internal/rows"
 	"culprit/output/internal/text"
@@ -23,7 +25,7 @@ const minWidth = 80
 type Table struct {
 	W          io.Writer
 	Width      int  // terminal columns
-	Top        int  // rows, files of each row's group, and slow requests; 0 prints all
+	Top        int  // rows, slow requests or threads, and files of each row's group; 0 prints all
 	Timestamps bool // precede each interval by a line with its time and length
 
 	written bool
@@ -46,6 +48,31 @@ func (t *Table) write(what string, part *bytes.Buffer) error {
 		return fmt.Errorf("writing %s as table: %w", what, err)
 	}
 	return nil
+}
+
+// begin says which interval a report is of.
+func (t *Table) begin(b *bytes.Buffer, start, end time.Time) {
+	if t.Timestamps {
+		fmt.Fprintf(b, "%s  %s\n", start.Format("2006-01-02 15:04:05.000000 -07:00"), length(start, end))
+	}
+}
+
+// length is that of an interval.
+func length(start, end time.Time) string {
+	return fmt.Sprintf("%.3f s", end.Sub(start).Seconds())
+}
+
+// lost prints the counters that are not 0.
+func (t *Table) lost(b *bytes.Buffer, counters []snapshot.Loss) {
+	var lost []string
+	for _, l := range counters {
+		if l.Count > 0 {
+			lost = append(lost, fmt.Sprintf("%s=%d", text.Escape(l.Name), l.Count))
+		}
+	}
+	if len(lost) > 0 {
+		wrap(b, t.width(), "lost:", lost)
+	}
 }
 
 // column is one column of a table of T. A cell longer than the column is cut.
@@ -95,6 +122,12 @@ func total[T any](columns []column[T]) int {
 	return n
 }
 
+// rule is a line in width columns with what it stands over.
+func rule(over string, width int) string {
+	dashes := width - len(over)
+	return strings.Repeat("-", dashes/2) + over + strings.Repeat("-", dashes-dashes/2)
+}
+
 // wrap prints words after a first one, with the lines that follow indented.
 func wrap(b *bytes.Buffer, width int, first string, words []string) {
 	b.WriteString(first)
@@ -114,9 +147,9 @@ func wrap(b *bytes.Buffer, width int, first string, words []string) {
 // pidWidth fits the largest pid that Linux can be configured for, 2^22.
 const pidWidth = 7
 
-// name is what a row is called, in width columns: its group, and for processes
-// the pid and the comm.
-func name(p snapshot.Process, by snapshot.By, width int) string {
+// label is what a row is called, in at most width columns: its group, and for
+// processes the pid and the comm.
+func label(p snapshot.Process, by snapshot.By, width int) string {
 	n := p.Name(by)
 	if by == snapshot.ByPID && p.Comm != "" {
 		n = p.Comm
@@ -125,10 +158,27 @@ func name(p snapshot.Process, by snapshot.By, width int) string {
 	if n == "" {
 		n = "-"
 	}
-	if by == snapshot.ByPID && p.PID != 0 {
-		return fmt.Sprintf("%*d %s", pidWidth, p.PID, text.Cut(n, width-pidWidth-1))
+	if id := pid(p, by); id != "" {
+		n = id + " " + text.Cut(n, width-len(id)-1)
 	}
 	return text.Cut(n, width)
+}
+
+// name is the label in a column of that width, in which pids are aligned.
+func name(p snapshot.Process, by snapshot.By, width int) string {
+	indent := ""
+	if id := pid(p, by); id != "" {
+		indent = strings.Repeat(" ", max(pidWidth-len(id), 0))
+	}
+	return indent + label(p, by, width-len(indent))
+}
+
+// pid is that of a row that is a process, else "".
+func pid(p snapshot.Process, by snapshot.By) string {
+	if by == snapshot.ByPID && p.PID != 0 {
+		return strconv.Itoa(p.PID)
+	}
+	return ""
 }
 
 func nameHead(by snapshot.By) string {

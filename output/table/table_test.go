@@ -43,16 +43,22 @@ func TestGolden(t *testing.T) {
 		{"worst-80", table.Table{}, (*table.Table).Worst, []snapshot.IO{sample.IO(snapshot.ByApp)}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			var out bytes.Buffer
-			tt.table.W = &out
-			for _, s := range tt.in {
-				if err := tt.print(&tt.table, s); err != nil {
-					t.Fatal(err)
-				}
-			}
-			golden.Check(t, tt.name+".txt", out.Bytes())
+			check(t, tt.name, tt.table, tt.print, tt.in)
 		})
 	}
+}
+
+// check compares what is printed of several intervals with a golden file.
+func check[S any](t *testing.T, name string, tab table.Table, print func(*table.Table, S) error, in []S) {
+	t.Helper()
+	var out bytes.Buffer
+	tab.W = &out
+	for _, s := range in {
+		if err := print(&tab, s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	golden.Check(t, name+".txt", out.Bytes())
 }
 
 // However long or hostile the names and however large the numbers, no line is
@@ -62,22 +68,27 @@ func TestFits(t *testing.T) {
 	for _, by := range snapshot.Bys {
 		snapshots = append(snapshots, sample.Nasty(by), sample.IO(by), sample.Unbalanced(by))
 	}
+	for _, s := range snapshots {
+		fits(t, s.By, func(t *table.Table) error { return all(t, s) })
+	}
+}
+
+// fits prints in many widths.
+func fits(t *testing.T, by snapshot.By, print func(*table.Table) error) {
+	t.Helper()
 	for _, width := range []int{0, 1, 80, 81, 88, 97, 100, 120, 132, 160, 200, 300} {
-		for _, s := range snapshots {
-			for _, top := range []int{0, 1, 5} {
-				var out bytes.Buffer
-				err := all(&table.Table{W: &out, Width: width, Top: top, Timestamps: true}, s)
-				if err != nil {
-					t.Fatal(err)
+		for _, top := range []int{0, 1, 5} {
+			var out bytes.Buffer
+			if err := print(&table.Table{W: &out, Width: width, Top: top, Timestamps: true}); err != nil {
+				t.Fatal(err)
+			}
+			for line := range strings.Lines(out.String()) {
+				line, ended := strings.CutSuffix(line, "\n")
+				if text.Width(line) > max(width, 80) {
+					t.Fatalf("by %s: %d columns of %d: %q", by, text.Width(line), width, line)
 				}
-				for line := range strings.Lines(out.String()) {
-					line, ended := strings.CutSuffix(line, "\n")
-					if text.Width(line) > max(width, 80) {
-						t.Fatalf("by %s: %d columns of %d: %q", s.By, text.Width(line), width, line)
-					}
-					if !ended || text.Escape(line) != line || !utf8.ValidString(line) {
-						t.Fatalf("by %s: a terminal would obey %q", s.By, line)
-					}
+				if !ended || text.Escape(line) != line || !utf8.ValidString(line) {
+					t.Fatalf("by %s: a terminal would obey %q", by, line)
 				}
 			}
 		}

@@ -13,6 +13,7 @@ const (
 	bytesWidth    = 7
 	countWidth    = 6
 	durationWidth = 6
+	shareWidth    = 5
 )
 
 // size is n bytes in IEC units, in at most bytesWidth columns.
@@ -77,6 +78,21 @@ func percent(part, whole uint64) int {
 	}
 	// The quotient of large numbers may round up to 1.
 	return min(int(100*(float64(part)/float64(whole))), 99)
+}
+
+// share is part of whole in percent, with a digit after the point, in at most
+// shareWidth columns. 100.0 is all of it, and what is not 0 is seen.
+func share(part, whole uint64) string {
+	percent := 100 * (float64(part) / float64(whole))
+	switch {
+	case part == 0:
+		return "-"
+	case part == whole:
+		return "100.0"
+	case percent < 0.05:
+		return "<0.1"
+	}
+	return strconv.FormatFloat(min(percent, 99.9), 'f', 1, 64)
 }
 
 // plural is a number and what it counts.

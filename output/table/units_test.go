@@ -45,3 +45,15 @@ func TestPercent(t *testing.T) {
 		}
 	}
 }
+
+func TestShare(t *testing.T) {
+	for _, tt := range []struct {
+		part, whole uint64
+		want        string
+	}{{0, 0, "-"}, {0, 7, "-"}, {7, 7, "100.0"}, {1, 8, "12.5"}, {1, 1 << 40, "<0.1"}, {9999, 10_000, "99.9"}, {8, 7, "99.9"}, {1, 0, "99.9"},
+		{math.MaxUint64 - 1, math.MaxUint64, "99.9"}} {
+		if got := share(tt.part, tt.whole); got != tt.want || len(got) > shareWidth {
+			t.Errorf("%d of %d is %s %%, want %s %%", tt.part, tt.whole, got, tt.want)
+		}
+	}
+}

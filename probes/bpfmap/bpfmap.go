@@ -72,6 +72,14 @@ func All[K comparable, V any](m *ebpf.Map) (map[K]V, error) {
 	}
 }
 
+// Forget deletes an entry of a hash map, if it is there.
+func Forget(m *ebpf.Map, key any) error {
+	if err := m.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("forgetting an entry of %s: %w", m, err)
+	}
+	return nil
+}
+
 // Variable reads a global variable of a loaded object.
 func Variable[T any](v *ebpf.Variable) (T, error) {
 	var out T

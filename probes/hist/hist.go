@@ -83,3 +83,15 @@ func (c Counts) Since(earlier Counts) snapshot.Histogram {
 	}
 	return h
 }
+
+// maxBits is MAX_NS_BITS of bpf/lib/hist.bpf.h.
+const maxBits = 48
+
+// IntervalMax is the largest value of an interval, 0 if it had none.
+func IntervalMax(at [2]uint64, interval uint32) uint64 {
+	packed := at[interval&1]
+	if packed>>maxBits != uint64(interval)&(1<<(64-maxBits)-1) {
+		return 0
+	}
+	return packed & (1<<maxBits - 1)
+}

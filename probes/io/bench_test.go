@@ -26,20 +26,20 @@ func BenchmarkDirect(b *testing.B) {
 	for _, rw := range []string{"randread", "randwrite"} {
 		b.Run(rw, func(b *testing.B) {
 			disk := fullDisk(b)
-			enableStats(b)
+			livetest.EnableStats(b)
 			hooks := map[string]map[string][]float64{} // ns per I/O, by tracer and program
 			for b.Loop() {
 				for range benchRounds {
 					for _, tool := range []tracer{biolatency, culprit, noSleeps} {
 						pid, stop := tool.start(b)
 						var ios float64
-						cost := during(b, pid, func() { ios, _ = directIO(b, disk, rw) })
+						cost := livetest.During(b, pid, func() { ios, _ = directIO(b, disk, rw) })
 						stop()
 						if hooks[tool.name] == nil {
 							hooks[tool.name] = map[string][]float64{}
 						}
 						for name, s := range cost {
-							hooks[tool.name][name] = append(hooks[tool.name][name], float64(s.ns)/ios)
+							hooks[tool.name][name] = append(hooks[tool.name][name], float64(s.NS)/ios)
 						}
 					}
 				}
@@ -48,7 +48,7 @@ func BenchmarkDirect(b *testing.B) {
 			sum := map[string]float64{}
 			for tool, programs := range hooks {
 				for _, name := range slices.Sorted(maps.Keys(programs)) {
-					ns := median(programs[name])
+					ns := livetest.Median(programs[name])
 					sum[tool] += ns
 					if ns >= 0.1 {
 						b.Logf("%-10s %-21s %6.1f ns per I/O", tool, name, ns)
@@ -81,9 +81,9 @@ func BenchmarkThroughput(b *testing.B) {
 			}
 			for tool, iops := range reached {
 				b.Logf("%-10s %.0f", tool, iops)
-				b.ReportMetric(median(iops), tool+"-iops")
+				b.ReportMetric(livetest.Median(iops), tool+"-iops")
 			}
-			b.ReportMetric(median(reached[culprit.name])/median(reached[biolatency.name]), "culprit/biolatency")
+			b.ReportMetric(livetest.Median(reached[culprit.name])/livetest.Median(reached[biolatency.name]), "culprit/biolatency")
 			b.ReportMetric(0, "ns/op")
 		})
 	}
@@ -95,27 +95,27 @@ func BenchmarkDirtied(b *testing.B) {
 	for _, fs := range fileSystems {
 		b.Run(fs, func(b *testing.B) {
 			disk := livetest.NewDisk(b, fs, 1024)
-			enableStats(b)
+			livetest.EnableStats(b)
 			_, stop := culprit.start(b)
 			defer stop()
 			var each []float64
 			for b.Loop() {
 				for round := range benchRounds {
 					file := disk.Path(fmt.Sprint("file", round))
-					s := during(b, os.Getpid(), func() {
+					s := livetest.During(b, os.Getpid(), func() {
 						livetest.Do(b, "dirtier", "pieces", file, 4<<10, 0, 1, 128*mib)
 					})["folio_dirtied"]
-					if s.runs == 0 {
+					if s.Runs == 0 {
 						b.Fatal("no folio was dirtied")
 					}
-					each = append(each, float64(s.ns)/float64(s.runs))
-					b.Logf("%d folios, %.1f ns each", s.runs, each[len(each)-1])
+					each = append(each, float64(s.NS)/float64(s.Runs))
+					b.Logf("%d folios, %.1f ns each", s.Runs, each[len(each)-1])
 					if err := os.Remove(file); err != nil {
 						b.Fatal(err)
 					}
 				}
 			}
-			b.ReportMetric(median(each), "ns/folio")
+			b.ReportMetric(livetest.Median(each), "ns/folio")
 			b.ReportMetric(0, "ns/op")
 		})
 	}
@@ -146,8 +146,8 @@ func BenchmarkStart(b *testing.B) {
 			}
 		}
 	}
-	b.ReportMetric(median(table), "table-ms")
-	b.ReportMetric(median(all), "all-ms")
+	b.ReportMetric(livetest.Median(table), "table-ms")
+	b.ReportMetric(livetest.Median(all), "all-ms")
 	b.ReportMetric(0, "ns/op")
 }
 

@@ -152,7 +152,12 @@ const (
 	bpfLossLOSS_REQUEST_TOO_LONG    bpfLoss = 11
 	bpfLossLOSS_UNSEEN_COMPLETIONS  bpfLoss = 12
 	bpfLossLOSS_UNTIMED_REQUESTS    bpfLoss = 13
-	bpfLossLOSS_MAX                 bpfLoss = 14
+	bpfLossLOSS_GROUP_TABLE_FULL    bpfLoss = 14
+	bpfLossLOSS_THREAD_TABLE_FULL   bpfLoss = 15
+	bpfLossLOSS_CULPRIT_TABLE_FULL  bpfLoss = 16
+	bpfLossLOSS_UNSEEN_SWITCHES     bpfLoss = 17
+	bpfLossLOSS_WORST_WAITS_DROPPED bpfLoss = 18
+	bpfLossLOSS_MAX                 bpfLoss = 19
 )
 
 type bpfOwner uint32
@@ -175,6 +180,13 @@ const (
 	bpfOwnerOWNER_KERNEL_SWAP                     bpfOwner = 14
 	bpfOwnerOWNER_KERNEL_LOOP                     bpfOwner = 15
 	bpfOwnerOWNER_KERNEL_METADATA                 bpfOwner = 16
+	bpfOwnerOWNER_UNATTRIBUTED_CULPRIT_TABLE_FULL bpfOwner = 17
+	bpfOwnerOWNER_UNATTRIBUTED_UNSEEN_WAIT        bpfOwner = 18
+	bpfOwnerOWNER_INTERRUPTS                      bpfOwner = 19
+	bpfOwnerOWNER_SOFTIRQS                        bpfOwner = 20
+	bpfOwnerOWNER_WAKE_UP_PATH                    bpfOwner = 21
+	bpfOwnerOWNER_QUOTA                           bpfOwner = 22
+	bpfOwnerOWNER_OLDER                           bpfOwner = 23
 	bpfOwnerOWNER_FIRST                           bpfOwner = 32
 )
 
@@ -240,6 +252,8 @@ const (
 	bpfMapBioOwners                  = "bio_owners"
 	bpfMapDirtyFolios                = "dirty_folios"
 	bpfMapDirtyInodes                = "dirty_inodes"
+	bpfMapGroups                     = "groups"
+	bpfMapGroupsMade                 = "groups_made"
 	bpfMapHistChunks                 = "hist_chunks"
 	bpfMapHistChunksReturned         = "hist_chunks_returned"
 	bpfMapIoFiles                    = "io_files"
@@ -402,6 +416,8 @@ type bpfMapSpecs struct {
 	BioOwners          *ebpf.MapSpec `ebpf:"bio_owners"`
 	DirtyFolios        *ebpf.MapSpec `ebpf:"dirty_folios"`
 	DirtyInodes        *ebpf.MapSpec `ebpf:"dirty_inodes"`
+	Groups             *ebpf.MapSpec `ebpf:"groups"`
+	GroupsMade         *ebpf.MapSpec `ebpf:"groups_made"`
 	HistChunks         *ebpf.MapSpec `ebpf:"hist_chunks"`
 	HistChunksReturned *ebpf.MapSpec `ebpf:"hist_chunks_returned"`
 	IoFiles            *ebpf.MapSpec `ebpf:"io_files"`
@@ -478,6 +494,8 @@ type bpfMaps struct {
 	BioOwners          *ebpf.Map `ebpf:"bio_owners"`
 	DirtyFolios        *ebpf.Map `ebpf:"dirty_folios"`
 	DirtyInodes        *ebpf.Map `ebpf:"dirty_inodes"`
+	Groups             *ebpf.Map `ebpf:"groups"`
+	GroupsMade         *ebpf.Map `ebpf:"groups_made"`
 	HistChunks         *ebpf.Map `ebpf:"hist_chunks"`
 	HistChunksReturned *ebpf.Map `ebpf:"hist_chunks_returned"`
 	IoFiles            *ebpf.Map `ebpf:"io_files"`
@@ -507,6 +525,8 @@ func (m *bpfMaps) Close() error {
 		m.BioOwners,
 		m.DirtyFolios,
 		m.DirtyInodes,
+		m.Groups,
+		m.GroupsMade,
 		m.HistChunks,
 		m.HistChunksReturned,
 		m.IoFiles,

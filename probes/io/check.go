@@ -8,7 +8,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 
-	"culprit/probes/owner"
+	"culprit/probes/hook"
 )
 
 // without is what is lost where the kernel lacks a tracepoint, by its name; without any
@@ -43,15 +43,6 @@ func programsArePreempted(kernel *btf.Spec) bool {
 	return kernel.TypeByName("class_srcu_fast_notrace_t", &class) == nil
 }
 
-// types are those of the running kernel.
-func types() (*btf.Spec, error) {
-	kernel, err := btf.LoadKernelSpec()
-	if err != nil {
-		return nil, fmt.Errorf("this kernel does not describe its types (CONFIG_DEBUG_INFO_BTF): %w", err)
-	}
-	return kernel, nil
-}
-
 // Spec is the io probe's object for the kernel with these types: without the programs that it needs not.
 func Spec(kernel *btf.Spec) (*ebpf.CollectionSpec, error) {
 	spec, err := loadBpf()
@@ -60,7 +51,7 @@ func Spec(kernel *btf.Spec) (*ebpf.CollectionSpec, error) {
 	}
 	preempted := programsArePreempted(kernel)
 	needless := standIns
-	if _, err := tracepoint(kernel, start); err != nil {
+	if _, err := hook.Prototype(kernel, start); err != nil {
 		needless = []string{start}
 	}
 	for name, p := range spec.Programs {
@@ -73,10 +64,10 @@ func Spec(kernel *btf.Spec) (*ebpf.CollectionSpec, error) {
 
 // Check tells which tracepoints the probe uses and whether the kernel with these types
 // has them: the running one for nil. It needs no privileges.
-func Check(kernel *btf.Spec) ([]owner.Tracepoint, error) {
+func Check(kernel *btf.Spec) ([]hook.Tracepoint, error) {
 	if kernel == nil {
 		var err error
-		if kernel, err = types(); err != nil {
+		if kernel, err = hook.Types(); err != nil {
 			return nil, err
 		}
 	}
@@ -84,9 +75,9 @@ func Check(kernel *btf.Spec) ([]owner.Tracepoint, error) {
 	if err != nil {
 		return nil, err
 	}
-	points, err := owner.Tracepoints(spec, without, kernel)
+	points, err := hook.Tracepoints(spec, without, kernel)
 	if err == nil && PassesPages(kernel) {
-		points = append(points, owner.Tracepoint{
+		points = append(points, hook.Tracepoint{
 			Name:    "block_bio_complete for single pages",
 			Without: "zram: pages read or written one at a time are in no row, but in the residual (rw_page, until 6.3)",
 		})
@@ -112,5 +103,5 @@ func (p *Probe) Memory() (uint64, error) {
 			own = append(own, m)
 		}
 	}
-	return owner.Memory(own)
+	return hook.Memory(own)
 }

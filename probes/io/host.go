@@ -8,23 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
-
-	"golang.org/x/sys/unix"
 )
-
-// clock translates CLOCK_MONOTONIC to wall-clock time as of its making.
-type clock struct{ zero time.Time }
-
-func newClock() (clock, error) {
-	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
-		return clock{}, fmt.Errorf("reading the monotonic clock: %w", err)
-	}
-	return clock{time.Now().Add(-time.Duration(now.Nano()))}, nil
-}
-
-func (c clock) wall(ns uint64) time.Time { return c.zero.Add(time.Duration(ns)) }
 
 // mounts are where file systems are mounted, by device.
 type mounts map[uint32]mount

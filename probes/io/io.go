@@ -29,6 +29,7 @@ import (
 	"github.com/cilium/ebpf/link"
 
 	"culprit/probes/bpfmap"
+	"culprit/probes/hook"
 	"culprit/probes/owner"
 	"culprit/probes/snapshot"
 )
@@ -84,7 +85,7 @@ func Load(table *owner.Table, o Options) (*Probe, error) {
 	if o.Sys == "" {
 		o.Sys = "/sys"
 	}
-	kernel, err := types()
+	kernel, err := hook.Types()
 	if err != nil {
 		return nil, err
 	}
@@ -154,7 +155,7 @@ func configure(spec *ebpf.CollectionSpec, o Options, kernel *btf.Spec) error {
 	if !o.Worst {
 		spec.Maps[bpfMapIoWorst].MaxEntries = 1
 	}
-	throttle, err := tracepoint(kernel, "balance_dirty_pages")
+	throttle, err := hook.Prototype(kernel, "balance_dirty_pages")
 	if err != nil {
 		return err
 	}
@@ -181,13 +182,7 @@ func configure(spec *ebpf.CollectionSpec, o Options, kernel *btf.Spec) error {
 			return fmt.Errorf("setting %s: %w", name, err)
 		}
 	}
-	for name, p := range spec.Programs {
-		if _, dispensable := without[p.AttachTo]; dispensable {
-			if _, err := tracepoint(kernel, p.AttachTo); err != nil {
-				delete(spec.Programs, name)
-			}
-		}
-	}
+	hook.Reduce(spec, without, kernel)
 	if o.NoSleeps {
 		delete(spec.Programs, bpfProgTaskSwitch)
 		delete(spec.Programs, bpfProgDirtyThrottled)
@@ -203,20 +198,6 @@ func hidesEvents(kernel *btf.Spec) (bool, error) {
 		return false, fmt.Errorf("looking for hidden events: %w", err)
 	}
 	return slices.ContainsFunc(aux.Members, func(m btf.Member) bool { return m.Name == "init_owned" }), nil
-}
-
-// tracepoint is the prototype of a tracepoint's handlers in the running kernel.
-func tracepoint(kernel *btf.Spec, name string) (*btf.FuncProto, error) {
-	var def *btf.Typedef
-	if err := kernel.TypeByName("btf_trace_"+name, &def); err != nil {
-		return nil, fmt.Errorf("this kernel has no tracepoint %s: %w", name, err)
-	}
-	if ptr, ok := def.Type.(*btf.Pointer); ok {
-		if proto, ok := ptr.Target.(*btf.FuncProto); ok {
-			return proto, nil
-		}
-	}
-	return nil, fmt.Errorf("tracepoint %s of this kernel has no prototype", name)
 }
 
 // enumerators finds values of enumerators whose enum has no name on some kernel, so that BPF code
@@ -283,9 +264,9 @@ func (p *Probe) start(spec *ebpf.CollectionSpec) (err error) {
 }
 
 func (p *Probe) attach(name string) error {
-	l, err := link.AttachTracing(link.TracingOptions{Program: p.objects.Programs[name]})
+	l, err := hook.Attach(p.objects, name)
 	if err != nil {
-		return fmt.Errorf("attaching %s: %w", name, err)
+		return err
 	}
 	p.links = append(p.links, l)
 	return nil

@@ -13,6 +13,7 @@ import (
 
 	"culprit/probes/bpfmap"
 	"culprit/probes/hist"
+	"culprit/probes/hook"
 	"culprit/probes/owner"
 	"culprit/probes/snapshot"
 )
@@ -306,24 +307,12 @@ func addRow(r *snapshot.IORow, n, w bpfIoRow, latencies, before [2]latency, inte
 		l.Queue = now.queue.Since(then.queue).Merge(hist.Zeros(unqueued.Count()))
 		l.Device = now.device.Since(then.device).Merge(unqueued)
 		l.Total.Sum = n.Latency[op].Sum - w.Latency[op].Sum
-		l.Total.Max = intervalMax(n.Latency[op].Max.At, interval)
+		l.Total.Max = hist.IntervalMax(n.Latency[op].Max.At, interval)
 		if last := len(l.Total.Buckets) - 1; last >= 0 {
 			// What completed while this reading was taken has its maximum in the next interval.
 			l.Total.Max = max(l.Total.Max, l.Total.Buckets[last].Lower)
 		}
 	}
-}
-
-// maxBits is MAX_NS_BITS of bpf/lib/hist.bpf.h.
-const maxBits = 48
-
-// intervalMax is the largest value of an interval, 0 if it had none.
-func intervalMax(at [2]uint64, interval uint32) uint64 {
-	packed := at[interval&1]
-	if packed>>maxBits != uint64(interval)&(1<<(64-maxBits)-1) {
-		return 0
-	}
-	return packed & (1<<maxBits - 1)
 }
 
 // readLosses reads every loss counter, and how often the kernel skipped a program
@@ -338,17 +327,11 @@ func (p *Probe) readLosses() (map[string]uint64, error) {
 	for _, l := range list {
 		out[l.Name] = l.Count
 	}
-	missed := map[string]uint64{}
-	for name, prog := range p.objects.Programs {
-		if prog.Type() != ebpf.Tracing || name == bpfProgRequestComplete {
-			continue
-		}
-		stats, err := prog.Stats()
-		if err != nil {
-			return nil, fmt.Errorf("reading the statistics of %s: %w", name, err)
-		}
-		missed[name] = stats.RecursionMisses
+	missed, err := hook.Missed(p.objects)
+	if err != nil {
+		return nil, err
 	}
+	delete(missed, bpfProgRequestComplete)
 	for name, n := range missed {
 		if _, twice := missed[name+again]; twice {
 			continue
@@ -410,7 +393,7 @@ func (p *Probe) readWorst(now *reading) ([]snapshot.IORequest, error) {
 	if err != nil {
 		return nil, err
 	}
-	monotonic, err := newClock()
+	monotonic, err := hook.MonotonicClock()
 	if err != nil {
 		return nil, err
 	}
@@ -418,7 +401,7 @@ func (p *Probe) readWorst(now *reading) ([]snapshot.IORequest, error) {
 	for _, r := range requests {
 		row := now.rows[r.Row]
 		out = append(out, snapshot.IORequest{
-			Process: p.table.Process(row.Owner), At: monotonic.wall(r.At), Device: p.deviceName(row.Device),
+			Process: p.table.Process(row.Owner), At: monotonic.Wall(r.At), Device: p.deviceName(row.Device),
 			Op: opNames[bpfIoOp(r.Op)], Via: viaNames[bpfIoVia(r.Via)], Sector: r.Sector, Bytes: uint64(r.Bytes),
 			QueueNS: r.QueueNs, DeviceNS: r.DeviceNs,
 		})

@@ -114,28 +114,6 @@ func TestReadDevice(t *testing.T) {
 	}
 }
 
-// A maximum holds the number of its interval above the value: only the interval asked for has one.
-func TestIntervalMax(t *testing.T) {
-	pack := func(interval uint32, ns uint64) uint64 { return uint64(interval)<<maxBits | ns }
-	for _, c := range []struct {
-		at       [2]uint64
-		interval uint32
-		want     uint64
-	}{
-		{[2]uint64{0, 0}, 1, 0},
-		{[2]uint64{pack(4, 100), pack(5, 200)}, 4, 100},
-		{[2]uint64{pack(4, 100), pack(5, 200)}, 5, 200},
-		{[2]uint64{pack(4, 100), pack(5, 200)}, 6, 0},
-		{[2]uint64{pack(4, 100), pack(5, 200)}, 7, 0},
-		{[2]uint64{pack(2, 1<<maxBits-1), 0}, 2, 1<<maxBits - 1},
-		{[2]uint64{pack(1<<16+2, 7), 0}, 1<<16 + 2, 7}, // the number is kept modulo 2^16
-	} {
-		if got := intervalMax(c.at, c.interval); got != c.want {
-			t.Errorf("%x in interval %d: got %d, want %d", c.at, c.interval, got, c.want)
-		}
-	}
-}
-
 // What a row grew by is counted once, whichever way it came, and nothing of another owner's row that
 // had the place before.
 func TestAddRow(t *testing.T) {

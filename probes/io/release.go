@@ -1,11 +1,11 @@
 package io
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/cilium/ebpf"
 
+	"culprit/probes/bpfmap"
 	"culprit/probes/hist"
 	"culprit/probes/owner"
 	"culprit/probes/snapshot"
@@ -39,13 +39,13 @@ func (p *Probe) retireTransactions() error {
 	p.retire(p.difference(&reading{transactions: p.reading.transactions}, ended, nil))
 	for key := range now.shares {
 		if _, ok := ended.transactions[bpfTransactionKey{Device: key.Device, Tid: key.Tid}]; ok {
-			if err := forget(p.objects.Maps[bpfMapShares], key); err != nil {
+			if err := bpfmap.Forget(p.objects.Maps[bpfMapShares], key); err != nil {
 				return err
 			}
 		}
 	}
 	for key := range ended.transactions {
-		if err := forget(p.objects.Maps[bpfMapTransactions], key); err != nil {
+		if err := bpfmap.Forget(p.objects.Maps[bpfMapTransactions], key); err != nil {
 			return err
 		}
 		delete(p.reading.transactions, key)
@@ -132,7 +132,7 @@ func (p *Probe) release(owners []uint32) (keep []uint32, err error) {
 	}
 	for key := range now.files {
 		if only[key.Owner] {
-			if err := forget(p.objects.Maps[bpfMapIoFiles], key); err != nil {
+			if err := bpfmap.Forget(p.objects.Maps[bpfMapIoFiles], key); err != nil {
 				return keep, err
 			}
 			p.table.Forget(owner.FileKey(key.Device, key.Ino, key.Generation))
@@ -147,7 +147,7 @@ func (p *Probe) release(owners []uint32) (keep []uint32, err error) {
 }
 
 func (p *Probe) freeRow(at uint32, row bpfIoRow) error {
-	if err := forget(p.objects.Maps[bpfMapIoRowOf], bpfIoRowKey{Owner: row.Owner, Device: row.Device}); err != nil {
+	if err := bpfmap.Forget(p.objects.Maps[bpfMapIoRowOf], bpfIoRowKey{Owner: row.Owner, Device: row.Device}); err != nil {
 		return err
 	}
 	p.rows.Set(at, bpfIoRow{})
@@ -168,13 +168,6 @@ func (p *Probe) freeRow(at uint32, row bpfIoRow) error {
 	}
 	if err := p.objects.Maps[bpfMapIoRowsReturned].Put(nil, at); err != nil {
 		return fmt.Errorf("giving a row back: %w", err)
-	}
-	return nil
-}
-
-func forget(m *ebpf.Map, key any) error {
-	if err := m.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-		return fmt.Errorf("forgetting an entry of %s: %w", m, err)
 	}
 	return nil
 }

@@ -13,6 +13,17 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type bpfIdentity struct {
+	_             structs.HostLayout
+	Exe           bpfNameKey
+	Cgroup2       bpfNameKey
+	CgroupSystemd bpfNameKey
+	CgroupMemory  bpfNameKey
+	Uid           uint32
+	Kthread       uint32
+	Comm          [16]int8
+}
+
 type bpfLoss uint32
 
 const (
@@ -30,7 +41,12 @@ const (
 	bpfLossLOSS_REQUEST_TOO_LONG    bpfLoss = 11
 	bpfLossLOSS_UNSEEN_COMPLETIONS  bpfLoss = 12
 	bpfLossLOSS_UNTIMED_REQUESTS    bpfLoss = 13
-	bpfLossLOSS_MAX                 bpfLoss = 14
+	bpfLossLOSS_GROUP_TABLE_FULL    bpfLoss = 14
+	bpfLossLOSS_THREAD_TABLE_FULL   bpfLoss = 15
+	bpfLossLOSS_CULPRIT_TABLE_FULL  bpfLoss = 16
+	bpfLossLOSS_UNSEEN_SWITCHES     bpfLoss = 17
+	bpfLossLOSS_WORST_WAITS_DROPPED bpfLoss = 18
+	bpfLossLOSS_MAX                 bpfLoss = 19
 )
 
 type bpfName struct {
@@ -64,6 +80,13 @@ const (
 	bpfOwnerOWNER_KERNEL_SWAP                     bpfOwner = 14
 	bpfOwnerOWNER_KERNEL_LOOP                     bpfOwner = 15
 	bpfOwnerOWNER_KERNEL_METADATA                 bpfOwner = 16
+	bpfOwnerOWNER_UNATTRIBUTED_CULPRIT_TABLE_FULL bpfOwner = 17
+	bpfOwnerOWNER_UNATTRIBUTED_UNSEEN_WAIT        bpfOwner = 18
+	bpfOwnerOWNER_INTERRUPTS                      bpfOwner = 19
+	bpfOwnerOWNER_SOFTIRQS                        bpfOwner = 20
+	bpfOwnerOWNER_WAKE_UP_PATH                    bpfOwner = 21
+	bpfOwnerOWNER_QUOTA                           bpfOwner = 22
+	bpfOwnerOWNER_OLDER                           bpfOwner = 23
 	bpfOwnerOWNER_FIRST                           bpfOwner = 32
 )
 
@@ -78,20 +101,16 @@ type bpfProcess struct {
 	StartBoottime uint64
 	Pid           uint32
 	Ppid          uint32
-	Uid           uint32
 	Flags         uint32
-	Exe           bpfNameKey
-	Cgroup2       bpfNameKey
-	CgroupSystemd bpfNameKey
-	CgroupMemory  bpfNameKey
-	Comm          [16]int8
+	Group         uint32
+	Who           bpfIdentity
 }
 
 type bpfProcessFlags uint32
 
 const (
-	bpfProcessFlagsPROCESS_KTHREAD bpfProcessFlags = 1
-	bpfProcessFlagsPROCESS_DEAD    bpfProcessFlags = 2
+	bpfProcessFlagsPROCESS_DEAD     bpfProcessFlags = 1
+	bpfProcessFlagsPROCESS_RELEASED bpfProcessFlags = 2
 )
 
 type bpfProcessKey struct {
@@ -105,6 +124,8 @@ type bpfProcessKey struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	bpfMapGroups            = "groups"
+	bpfMapGroupsMade        = "groups_made"
 	bpfMapLosses            = "losses"
 	bpfMapNameScratch       = "name_scratch"
 	bpfMapNames             = "names"
@@ -177,6 +198,8 @@ type bpfProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfMapSpecs struct {
+	Groups            *ebpf.MapSpec `ebpf:"groups"`
+	GroupsMade        *ebpf.MapSpec `ebpf:"groups_made"`
 	Losses            *ebpf.MapSpec `ebpf:"losses"`
 	NameScratch       *ebpf.MapSpec `ebpf:"name_scratch"`
 	Names             *ebpf.MapSpec `ebpf:"names"`
@@ -219,6 +242,8 @@ func (o *bpfObjects) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfMaps struct {
+	Groups            *ebpf.Map `ebpf:"groups"`
+	GroupsMade        *ebpf.Map `ebpf:"groups_made"`
 	Losses            *ebpf.Map `ebpf:"losses"`
 	NameScratch       *ebpf.Map `ebpf:"name_scratch"`
 	Names             *ebpf.Map `ebpf:"names"`
@@ -232,6 +257,8 @@ type bpfMaps struct {
 
 func (m *bpfMaps) Close() error {
 	return _BpfClose(
+		m.Groups,
+		m.GroupsMade,
 		m.Losses,
 		m.NameScratch,
 		m.Names,

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"os"
 	"path"
 	"path/filepath"
@@ -50,6 +51,13 @@ var nobody = map[bpfOwner]string{
 	bpfOwnerOWNER_KERNEL_SWAP:                     "[kernel: swap]",
 	bpfOwnerOWNER_KERNEL_LOOP:                     "[kernel: loop]",
 	bpfOwnerOWNER_KERNEL_METADATA:                 "[kernel: metadata]",
+	bpfOwnerOWNER_UNATTRIBUTED_CULPRIT_TABLE_FULL: "[unattributed: culprit table full]",
+	bpfOwnerOWNER_UNATTRIBUTED_UNSEEN_WAIT:        "[unattributed: wait not seen]",
+	bpfOwnerOWNER_INTERRUPTS:                      snapshot.Interrupts,
+	bpfOwnerOWNER_SOFTIRQS:                        snapshot.Softirqs,
+	bpfOwnerOWNER_WAKE_UP_PATH:                    snapshot.WakeUpPath,
+	bpfOwnerOWNER_QUOTA:                           snapshot.OwnQuota,
+	bpfOwnerOWNER_OLDER:                           snapshot.OlderWaits,
 }
 
 // Options say where the host is seen and how much is kept.
@@ -79,7 +87,8 @@ type Table struct {
 	boot      time.Time // when CLOCK_BOOTTIME was 0
 	users     []User
 
-	known     map[uint32]described // by owner
+	known     map[uint32]described         // by owner
+	groups    map[uint32]*snapshot.Process // by number
 	names     map[bpfNameKey]string
 	sweeps    uint32
 	absent    map[uint32]int // dead owners: how many sweeps in a row found nothing of theirs
@@ -123,6 +132,7 @@ func Load(o Options) (*Table, error) {
 		proc:      o.Proc,
 		boot:      boot,
 		known:     map[uint32]described{},
+		groups:    map[uint32]*snapshot.Process{},
 		names:     map[bpfNameKey]string{},
 		absent:    map[uint32]int{},
 		lossNames: losses,
@@ -191,7 +201,7 @@ func (t *Table) Close() error {
 func (t *Table) Maps() map[string]*ebpf.Map {
 	o := &t.objects
 	return map[string]*ebpf.Map{
-		bpfMapLosses: o.Losses, bpfMapNameScratch: o.NameScratch, bpfMapNames: o.Names, bpfMapOwnerSeen: o.OwnerSeen,
+		bpfMapGroups: o.Groups, bpfMapGroupsMade: o.GroupsMade, bpfMapLosses: o.Losses, bpfMapNameScratch: o.NameScratch, bpfMapNames: o.Names, bpfMapOwnerSeen: o.OwnerSeen,
 		bpfMapProcessOwners: o.ProcessOwners, bpfMapProcessPool: o.ProcessPool, bpfMapProcesses: o.Processes,
 		bpfMapProcessesReturned: o.ProcessesReturned, bpfMapTasks: o.Tasks,
 	}
@@ -217,6 +227,24 @@ func (t *Table) Remove(u User) {
 	t.users = slices.DeleteFunc(t.users, func(v User) bool { return v == u })
 }
 
+// Mark keeps an owner until the next sweep, as a probe's sweep program does by owner_seen.
+func (t *Table) Mark(owner uint32) { t.seen.Set(owner, t.sweeps) }
+
+// Owners are the numbers of all processes that have one.
+func (t *Table) Owners() iter.Seq[uint32] {
+	return func(yield func(uint32) bool) {
+		var pool bpfPool
+		if err := t.objects.ProcessPool.Lookup(uint32(0), &pool); err != nil {
+			return // none was given yet
+		}
+		for owner := First; owner < min(pool.Next, t.processes.Len()); owner++ {
+			if t.processes.Get(owner).Pid != 0 && !yield(owner) {
+				return
+			}
+		}
+	}
+}
+
 // Process is who an owner is.
 func (t *Table) Process(owner uint32) snapshot.Process {
 	if owner < First {
@@ -227,27 +255,74 @@ func (t *Table) Process(owner uint32) snapshot.Process {
 		return snapshot.Process{App: name}
 	}
 	slot := t.processes.Get(owner)
-	slot.Flags &^= uint32(bpfProcessFlagsPROCESS_DEAD)
+	slot.Flags = 0
 	if d, ok := t.known[owner]; ok && d.slot == slot {
 		return d.process
 	}
-	p := t.namer.Process(Identity{
-		PID:           int(slot.Pid),
-		PPID:          int(slot.Ppid),
-		Started:       t.boot.Add(time.Duration(slot.StartBoottime)),
-		Comm:          comm(slot.Comm),
-		Exe:           t.path(bpfNameKey(slot.Exe)),
-		Cgroup2:       t.path(bpfNameKey(slot.Cgroup2)),
-		CgroupSystemd: t.path(bpfNameKey(slot.CgroupSystemd)),
-		CgroupMemory:  t.path(bpfNameKey(slot.CgroupMemory)),
-		UID:           slot.Uid,
-		Kernel:        slot.Flags&uint32(bpfProcessFlagsPROCESS_KTHREAD) != 0,
-	})
+	id := t.identity(slot.Who)
+	id.PID, id.PPID, id.Started = int(slot.Pid), int(slot.Ppid), t.boot.Add(time.Duration(slot.StartBoottime))
+	p := t.namer.Process(id)
 	t.known[owner] = described{slot, p}
 	return p
 }
 
-func comm(c [16]int8) string {
+func (t *Table) identity(who bpfIdentity) Identity {
+	return Identity{
+		Comm:          Comm(who.Comm),
+		Exe:           t.path(bpfNameKey(who.Exe)),
+		Cgroup2:       t.path(bpfNameKey(who.Cgroup2)),
+		CgroupSystemd: t.path(bpfNameKey(who.CgroupSystemd)),
+		CgroupMemory:  t.path(bpfNameKey(who.CgroupMemory)),
+		UID:           who.Uid,
+		Kernel:        who.Kthread != 0,
+	}
+}
+
+// FirstGroup is the lowest number of a group: those below it are owners.
+const FirstGroup = 1 << 20 // GROUP_FIRST of bpf/lib/owner.bpf.h
+
+// Groups are the numbers that the kernel side gave to those processes that are called the same, and who they are: a process
+// without a pid.
+func (t *Table) Groups() (map[uint32]snapshot.Process, error) {
+	groups, err := bpfmap.All[bpfIdentity, uint32](t.objects.Groups)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[uint32]snapshot.Process, len(groups))
+	for who, number := range groups {
+		if t.groups[number] == nil {
+			p := t.namer.Process(t.identity(who))
+			t.groups[number] = &p
+		}
+		out[number] = *t.groups[number]
+	}
+	return out, nil
+}
+
+// dropGroups makes room by forgetting the groups that no process is in.
+func (t *Table) dropGroups() error {
+	used := map[bpfIdentity]bool{}
+	for owner := range t.Owners() {
+		used[t.processes.Get(owner).Who] = true
+	}
+	groups, err := bpfmap.All[bpfIdentity, uint32](t.objects.Groups)
+	if err != nil {
+		return err
+	}
+	for who, number := range groups {
+		if used[who] {
+			continue
+		}
+		delete(t.groups, number)
+		if err := bpfmap.Forget(t.objects.Groups, who); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Comm is the kernel's name of a task as text.
+func Comm(c [16]int8) string {
 	var b []byte
 	for _, v := range c {
 		if v == 0 {
@@ -356,6 +431,11 @@ func (t *Table) Collect() error {
 			free = append(free, owner)
 		}
 	}
+	for _, owner := range free {
+		slot := t.processes.Get(owner)
+		slot.Flags |= uint32(bpfProcessFlagsPROCESS_RELEASED)
+		t.processes.Set(owner, slot)
+	}
 	for _, u := range t.users {
 		keep := u.Release(free)
 		free = slices.DeleteFunc(free, func(owner uint32) bool { return slices.Contains(keep, owner) })
@@ -366,6 +446,9 @@ func (t *Table) Collect() error {
 		}
 	}
 	if t.sweeps%sweepsUntilDrop == 0 {
+		if err := t.dropGroups(); err != nil {
+			return err
+		}
 		return t.dropNames(min(pool.Next, t.processes.Len()))
 	}
 	return nil
@@ -396,8 +479,8 @@ func (t *Table) gone(slot bpfProcess) bool {
 func (t *Table) free(owner uint32) error {
 	slot := t.processes.Get(owner)
 	key := bpfProcessKey{StartBoottime: slot.StartBoottime, Pid: slot.Pid}
-	if err := t.objects.ProcessOwners.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-		return fmt.Errorf("freeing process %d: %w", slot.Pid, err)
+	if err := bpfmap.Forget(t.objects.ProcessOwners, key); err != nil {
+		return err
 	}
 	t.processes.Set(owner, bpfProcess{})
 	delete(t.known, owner)
@@ -425,8 +508,8 @@ const fileNames = 1 << 63
 func (t *Table) dropNames(end uint32) error {
 	used := map[bpfNameKey]bool{}
 	for owner := First; owner < end; owner++ {
-		slot := t.processes.Get(owner)
-		for _, key := range []bpfNameKey{bpfNameKey(slot.Exe), bpfNameKey(slot.Cgroup2), bpfNameKey(slot.CgroupSystemd), bpfNameKey(slot.CgroupMemory)} {
+		who := t.processes.Get(owner).Who
+		for _, key := range []bpfNameKey{bpfNameKey(who.Exe), bpfNameKey(who.Cgroup2), bpfNameKey(who.CgroupSystemd), bpfNameKey(who.CgroupMemory)} {
 			used[key] = true
 		}
 	}
@@ -439,8 +522,8 @@ func (t *Table) dropNames(end uint32) error {
 			continue
 		}
 		delete(t.names, key)
-		if err := t.objects.Names.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return fmt.Errorf("dropping a path: %w", err)
+		if err := bpfmap.Forget(t.objects.Names, key); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -269,7 +269,9 @@ func (s IO) SortBy(column string) IO {
 	case "blocked":
 		s.sort(func(r IORow) uint64 { return r.BlockedNS + r.ThrottledNS })
 	case "name":
-		s.sort(func(IORow) uint64 { return 0 })
+		slices.SortStableFunc(s.Rows, func(a, b IORow) int {
+			return cmp.Or(a.compare(b.Process, s.By), strings.Compare(a.Device, b.Device))
+		})
 	default:
 		s.sort(IORow.Bytes)
 	}
@@ -277,9 +279,8 @@ func (s IO) SortBy(column string) IO {
 }
 
 func (s *IO) sort(size func(IORow) uint64) {
-	by := s.By
 	slices.SortStableFunc(s.Rows, func(a, b IORow) int {
 		return cmp.Or(cmp.Compare(size(b), size(a)), cmp.Compare(b.Bytes(), a.Bytes()),
-			strings.Compare(a.Name(by), b.Name(by)), cmp.Compare(a.PID, b.PID), strings.Compare(a.Device, b.Device))
+			a.compare(b.Process, s.By), strings.Compare(a.Device, b.Device))
 	})
 }

@@ -90,9 +90,18 @@ func (p Process) Name(by By) string {
 	return p.App
 }
 
+// compare orders by name, then by pid.
+func (p Process) compare(o Process, by By) int {
+	return cmp.Or(strings.Compare(p.Name(by), o.Name(by)), cmp.Compare(p.PID, o.PID))
+}
+
 // special is whether p stands for no process. Threads of the kernel are processes
 // in brackets too, but without a reason after a colon.
 func (p Process) special() bool {
+	switch p.App {
+	case Interrupts, Softirqs, WakeUpPath, OwnQuota, OlderWaits:
+		return true
+	}
 	return p.Unattributed() || strings.HasPrefix(p.App, "[kernel: ")
 }
 

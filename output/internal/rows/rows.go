@@ -108,3 +108,22 @@ func Top(s snapshot.IO, n int) (kept snapshot.IO, omitted []snapshot.IORow) {
 	})
 	return s, omitted
 }
+
+// TopSched keeps the first n rows, the long waits of their groups, and the
+// first n threads. It returns the rows that it left out. n = 0 keeps everything.
+func TopSched(s snapshot.Sched, n int) (kept snapshot.Sched, omitted []snapshot.SchedRow) {
+	if n <= 0 {
+		return s, nil
+	}
+	rows := s.Rows
+	s.Rows = rows[:min(n, len(rows))]
+	groups := make(map[Key]bool)
+	for _, r := range s.Rows {
+		groups[KeyOf(r.Process, s.By)] = true
+	}
+	s.Worst = slices.DeleteFunc(slices.Clone(s.Worst), func(w snapshot.SchedWait) bool {
+		return !groups[KeyOf(w.Process, s.By)]
+	})
+	s.Threads = s.Threads[:min(n, len(s.Threads))]
+	return s, rows[len(s.Rows):]
+}

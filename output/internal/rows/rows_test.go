@@ -55,6 +55,19 @@ func TestTopLists(t *testing.T) {
 	}
 }
 
+func TestTopSched(t *testing.T) {
+	in := sample.SchedThreads(snapshot.ByApp)
+	for n, want := range map[int][4]int{0: {6, 0, 2, 4}, 1: {1, 5, 1, 1}, 2: {2, 4, 2, 2}, 9: {6, 0, 2, 4}} {
+		kept, omitted := rows.TopSched(in, n)
+		if got := [4]int{len(kept.Rows), len(omitted), len(kept.Worst), len(kept.Threads)}; got != want {
+			t.Errorf("top %d: %v rows, omitted, waits and threads, want %v", n, got, want)
+		}
+	}
+	if len(in.Worst) != 2 || in.Worst[1].PID == 0 {
+		t.Error("the snapshot was changed")
+	}
+}
+
 // A pid that was used again is another group.
 func TestKey(t *testing.T) {
 	p := snapshot.Process{PID: 7, Started: time.Unix(1, 0), App: "a"}

@@ -162,15 +162,23 @@ var NastyNames = []string{
 	"e" + strings.Repeat("\u0301", 30), strings.Repeat("x", 300), "/" + strings.Repeat("very/long/", 30) + "界", " ", "", "\U000e0001", "\ufffd",
 }
 
+func nasty(i int, n string) snapshot.Process {
+	return snapshot.Process{PID: 4194303 - i, Started: start, Comm: n, Exe: n, Cgroup: n, Unit: n, Container: n, User: n, App: n}
+}
+
+func huge() snapshot.Histogram {
+	return snapshot.Histogram{Sum: math.MaxUint64, Max: math.MaxUint64, Buckets: []snapshot.Bucket{
+		{Lower: 0, Upper: 1, Count: 1}, {Lower: 1 << 63, Upper: math.MaxUint64, Count: math.MaxUint64 / 64},
+	}}
+}
+
 // Nasty has NastyNames wherever a name can stand, and the largest numbers.
 func Nasty(by snapshot.By) snapshot.IO {
 	s := snapshot.IO{Start: start, End: start.Add(time.Second)}
 	most := uint64(math.MaxUint64) / 64 // so that sums over ways do not overflow
-	huge := snapshot.Histogram{Buckets: []snapshot.Bucket{{Lower: 0, Upper: 1, Count: 1}, {Lower: 1 << 63, Upper: math.MaxUint64, Count: most}},
-		Sum: math.MaxUint64, Max: math.MaxUint64}
-	slow := snapshot.IOLatency{Total: huge, Queue: huge, Device: huge}
+	slow := snapshot.IOLatency{Total: huge(), Queue: huge(), Device: huge()}
 	for i, n := range NastyNames {
-		p := snapshot.Process{PID: 4194303 - i, Started: start, Comm: n, Exe: n, Cgroup: n, Unit: n, Container: n, User: n, App: n}
+		p := nasty(i, n)
 		s.Rows = append(s.Rows,
 			snapshot.IORow{Process: p, Device: n, Reads: most, Writes: most, Discards: most, Flushes: most, DiscardBytes: most,
 				ReadVia: snapshot.ReadVia{File: most / 2, Direct: most / 2}, WriteVia: snapshot.WriteVia{Metadata: most, Direct: 1},

@@ -12,20 +12,23 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
 
+	"culprit/probes/hook"
 	ioprobe "culprit/probes/io"
 	"culprit/probes/owner"
+	"culprit/probes/sched"
 )
 
 // object is what a probe loads into the kernel.
 type object struct {
 	name  string
 	spec  func(kernel *btf.Spec) (*ebpf.CollectionSpec, error)
-	check func(kernel *btf.Spec) ([]owner.Tracepoint, error)
+	check func(kernel *btf.Spec) ([]hook.Tracepoint, error)
 }
 
 var objects = []object{
 	{"owner", func(*btf.Spec) (*ebpf.CollectionSpec, error) { return owner.Spec() }, owner.Check},
 	{"io", ioprobe.Spec, ioprobe.Check},
+	{"sched", sched.Spec, sched.Check},
 }
 
 // finding is something that an object asks of a kernel and does not get.
@@ -79,7 +82,7 @@ func lacking(o object, kernel *types) ([]finding, error) {
 			f.of = append(f.of, by)
 		}
 	}
-	absent := map[string]owner.Tracepoint{}
+	absent := map[string]hook.Tracepoint{}
 	for _, p := range points {
 		if !p.Present {
 			absent[p.Name] = p

@@ -1,0 +1,151 @@
+package main
+
+import (
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"culprit/output/csv"
+	"culprit/output/json"
+	"culprit/output/table"
+	"culprit/probes/owner"
+	"culprit/probes/sched"
+	"culprit/probes/snapshot"
+)
+
+// schedFlags are those of culprit sched alone.
+type schedFlags struct {
+	watchFlags
+	matrix, hist, worst, time, threads bool
+	culprits                           []string
+	tiny                               bool
+}
+
+func newSched() *cobra.Command {
+	var f schedFlags
+	cmd := &cobra.Command{
+		Use:   "sched [INTERVAL [COUNT]]",
+		Short: "Who waits for a CPU, and who made them wait",
+		Long: `Every wait for a CPU, of threads that woke up and of those that were preempted,
+charged to whatever occupied the CPU meanwhile.
+
+Without INTERVAL there is one report, of everything until Ctrl-C or --duration;
+with it, one each INTERVAL seconds, COUNT times.
+
+How to read it:
+  WAITS, WAIT   completed waits, and the time that they took
+  %WALL         that time's share of all the time of the application's threads
+  P50 … MAX     how long one wait took
+  CULPRIT       who had the CPU for most of it, and the share
+  [wake-up path]        the CPU was idle, and took its time to come up
+  [own CPU quota]       the application's cgroup had used up its share (cpu.max)
+  [interrupts], [softirqs]  stole the CPU while others waited for it
+  [older than history]  longer ago than the CPU's run history tells
+  AUDIT         the kernel's own sum of everybody's waits (run_delay, as in
+                /proc/PID/schedstat) beside culprit's
+
+Filters choose who waited (the victim); --culprit chooses because of whom.`,
+		Example: `  culprit sched 5                    a report every 5 seconds
+  culprit sched --duration 1m --by pid  one minute, by process
+  culprit sched 5 --matrix           who made whom wait
+  culprit sched --app postgres --worst  its longest waits, with what ran meanwhile
+  culprit sched 5 --time --threads   where each thread's time went
+  culprit sched --json 1 | jq .      for programs`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := f.parse(args, snapshot.SchedSorts); err != nil {
+				return err
+			}
+			for flag, on := range map[string]bool{"hist": f.hist, "matrix": f.matrix} {
+				if on && f.format != "table" {
+					return usagef("--%s draws in tables, but the format is %s, which has the numbers: leave one of them out", flag, f.format)
+				}
+			}
+			return f.run(cmd.OutOrStdout(), cmd.ErrOrStderr(), f.tables(), f.attach)
+		},
+	}
+	f.register(cmd, snapshot.SchedSorts)
+	flags := cmd.Flags()
+	flags.StringSliceVar(&f.culprits, "culprit", nil, "only waits because of `NAME,…` (as --by names them)")
+	flags.BoolVar(&f.matrix, "matrix", false, "add the table of who made whom wait")
+	flags.BoolVar(&f.hist, "hist", false, "draw the distribution of the waits of each of the top applications")
+	flags.BoolVar(&f.worst, "worst", false, "add each application's longest waits, with what ran meanwhile")
+	flags.BoolVar(&f.time, "time", false, "add where the time of the threads went")
+	flags.BoolVar(&f.threads, "threads", false, "with --time or as json or csv: thread by thread")
+	flags.BoolVar(&f.tiny, "tiny-tables", false, "make every table in the kernel as small as it can be, to see losses")
+	flags.MarkHidden("tiny-tables")
+	return cmd
+}
+
+// tables are the sizes of the process table that the flags ask for.
+func (f *schedFlags) tables() owner.Options {
+	if f.tiny {
+		return owner.Options{Proc: f.proc, Processes: 48, Names: 4}
+	}
+	return owner.Options{Proc: f.proc}
+}
+
+// attach brings up the sched probe. Processes of one name must be told apart where only some of them are asked for.
+func (f *schedFlags) attach(table *owner.Table, stdout io.Writer) (*part, error) {
+	o := sched.Options{
+		Proc: f.proc, ByProcess: f.by == string(snapshot.ByPID) || len(f.pids) > 0, ByThread: f.threads,
+		Worst: f.worst || f.format == "json" || f.format == "csv",
+	}
+	if f.tiny {
+		o.Threads, o.Pairs, o.Buckets = 16, 2, 8
+	}
+	probe, err := sched.Load(table, o)
+	if err != nil {
+		return nil, err
+	}
+	write := f.writer(stdout)
+	return &part{close: probe.Close, memory: probe.Memory, report: func() error {
+		s, err := probe.Read()
+		if err != nil {
+			return err
+		}
+		return write(f.shape(s))
+	}}, nil
+}
+
+// shape applies the filters and the grouping.
+func (f *schedFlags) shape(s snapshot.Sched) snapshot.Sched {
+	if f.chooses() {
+		s = s.Filter(f.keeps)
+	}
+	s = s.Group(snapshot.By(f.by))
+	if len(f.culprits) > 0 {
+		s = s.BecauseOf(f.culprits)
+	}
+	return s.SortBy(f.sort)
+}
+
+// writer is what prints one report in the format asked for.
+func (f *schedFlags) writer(w io.Writer) func(snapshot.Sched) error {
+	switch f.format {
+	case "json":
+		return func(s snapshot.Sched) error { return json.Sched(w, s, json.Options{Top: f.top}) }
+	case "csv":
+		return csv.NewWriter(w, csv.Options{Top: f.top}).Sched
+	}
+	t := &table.Table{W: w, Width: width(w), Top: f.top, Timestamps: f.timestamps}
+	return func(s snapshot.Sched) error {
+		parts := []struct {
+			wanted bool
+			write  func() error
+		}{
+			{true, func() error { return t.Sched(s) }},
+			{f.matrix, func() error { return t.SchedMatrix(s) }},
+			{f.hist, func() error { return t.SchedHist(s, f.top) }},
+			{f.time, func() error { return t.SchedTime(s) }},
+			{f.worst, func() error { return t.SchedWorst(s) }},
+		}
+		for _, part := range parts {
+			if part.wanted {
+				if err := part.write(); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}
+}

@@ -1,0 +1,139 @@
+package json_test
+
+import (
+	"bytes"
+	stdjson "encoding/json"
+	"errors"
+	"io"
+	"slices"
+	"testing"
+
+	"culprit/output/internal/golden"
+	"culprit/output/internal/sample"
+	"culprit/output/json"
+	"culprit/probes/snapshot"
+)
+
+func encodeSched(t *testing.T, s snapshot.Sched, o json.Options) string {
+	t.Helper()
+	return oneLine(t, func(w io.Writer) error { return json.Sched(w, s, o) })
+}
+
+func TestSchedGolden(t *testing.T) {
+	threads := sample.SchedThreads(snapshot.ByApp)
+	var out bytes.Buffer
+	for _, s := range []snapshot.Sched{sample.SchedUnbalanced(snapshot.ByPID), threads, sample.SchedIdle()} {
+		out.WriteString(encodeSched(t, s, json.Options{Top: 2}) + "\n")
+	}
+	golden.Check(t, "sched.json", out.Bytes())
+}
+
+// The contract, field by field, as other programs rely on it.
+var (
+	contractSchedReport = []string{"schema", "start", "end", "seconds", "by", "rows", "omitted_rows", "exemplars", "audit", "loss"}
+	contractSchedRow    = slices.Concat(contractIdentity, []string{"threads", "switches", "oncpu_ns", "wait_ns", "waiting_ns", "latency",
+		"quota_ns", "irq_stolen_ns", "softirq_stolen_ns", "softirq_caused_ns", "disk_ns", "blocked_ns", "asleep_ns", "uncounted_ns",
+		"migrations", "numa_pages", "culprits", "kernel_wait_ns"})
+	contractWaits    = []string{"count", "mean_ns", "p50_ns", "p90_ns", "p99_ns", "p999_ns", "max_ns"}
+	contractExemplar = []string{"at", "cpu", "app", "pid", "tid", "wait_ns", "ran"}
+)
+
+// list is the objects in a field, which is never null.
+func list(t *testing.T, o object, field string, want []string) (out []object) {
+	t.Helper()
+	all, ok := o[field].([]any)
+	if !ok {
+		t.Fatalf("%s is %v", field, o[field])
+	}
+	for _, v := range all {
+		out = append(out, fields(t, field, v, want))
+	}
+	return out
+}
+
+// dividesWait checks that the culprits of a row add up to its wait.
+func dividesWait(t *testing.T, row object) {
+	t.Helper()
+	var sum uint64
+	for _, c := range list(t, row, "culprits", []string{"app", "pid", "ns"}) {
+		sum += num(t, c, "ns")
+	}
+	if sum != num(t, row, "wait_ns") {
+		t.Errorf("culprits sum to %d of %v", sum, row["wait_ns"])
+	}
+	fields(t, "latency", row["latency"], contractWaits)
+}
+
+func TestSchedContract(t *testing.T) {
+	snapshots := []snapshot.Sched{sample.SchedIdle(), {}}
+	for _, by := range snapshot.Bys {
+		snapshots = append(snapshots, sample.SchedThreads(by), sample.SchedUnbalanced(by), sample.SchedNasty(by))
+	}
+	for _, s := range snapshots {
+		report := fields(t, "report", decode(t, encodeSched(t, s, json.Options{})), contractSchedReport, "threads")
+		heading(t, report, "culprit.sched/1", !s.Start.IsZero())
+		rows := list(t, report, "rows", contractSchedRow)
+		if len(rows) != len(s.Rows) {
+			t.Errorf("%d rows of %d", len(rows), len(s.Rows))
+		}
+		for i, row := range rows {
+			dividesWait(t, row)
+			named(t, row, s.Rows[i].Process, s.By)
+		}
+		if _, ok := report["threads"]; ok != (len(s.Threads) > 0) {
+			t.Errorf("threads are %v", report["threads"])
+		} else if ok {
+			for _, thread := range list(t, report, "threads", slices.Concat(contractSchedRow, []string{"tid", "name"})) {
+				dividesWait(t, thread)
+			}
+		}
+		for _, e := range list(t, report, "exemplars", contractExemplar) {
+			list(t, e, "ran", []string{"app", "pid", "tid", "ns"})
+		}
+		fields(t, "audit", report["audit"], []string{"wait_ns", "kernel_wait_ns", "residual_ns", "audit_skew_ns"})
+	}
+}
+
+// Culprits and exemplars are named by what the report is grouped by, and only rows of processes have a pid.
+func TestSchedNames(t *testing.T) {
+	for by, want := range map[snapshot.By][2]string{
+		snapshot.ByApp: {"dd", "postgresql@17-main.service"}, snapshot.ByUser: {"ann", "postgres"}, snapshot.ByExe: {"/usr/bin/dd", "/usr/lib/postgresql/17/bin/postgres"},
+	} {
+		report := decode(t, encodeSched(t, sample.Sched(by), json.Options{}))
+		culprit := report["rows"].([]any)[1].(object)["culprits"].([]any)[0].(object)
+		exemplar := report["exemplars"].([]any)[1].(object)
+		if got := [2]any{culprit["app"], exemplar["app"]}; got != [2]any{want[0], want[1]} {
+			t.Errorf("by %s: %v, want %v", by, got, want)
+		}
+		if num(t, culprit, "pid") != 0 || num(t, exemplar, "pid") != 812 {
+			t.Errorf("by %s: the culprit is %v, the exemplar %v", by, culprit["pid"], exemplar["pid"])
+		}
+	}
+}
+
+// The residual and the skew have signs.
+func TestSchedAudit(t *testing.T) {
+	audit := decode(t, encodeSched(t, sample.SchedUnbalanced(snapshot.ByApp), json.Options{}))["audit"].(object)
+	if audit["residual_ns"] != stdjson.Number("-1234") || audit["audit_skew_ns"] != stdjson.Number("56789") {
+		t.Errorf("audit %v", audit)
+	}
+}
+
+func TestSchedTop(t *testing.T) {
+	s := sample.SchedThreads(snapshot.ByApp)
+	o := decode(t, encodeSched(t, s, json.Options{Top: 1}))
+	if num(t, o, "omitted_rows") != uint64(len(s.Rows)-1) {
+		t.Errorf("%v omitted", o["omitted_rows"])
+	}
+	for _, f := range []string{"rows", "threads", "exemplars"} {
+		if n := len(o[f].([]any)); n != 1 {
+			t.Errorf("%d %s", n, f)
+		}
+	}
+}
+
+func TestSchedClosedPipe(t *testing.T) {
+	if err := json.Sched(closed{}, sample.SchedIdle(), json.Options{}); !errors.Is(err, io.ErrClosedPipe) {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,9 @@
+package sched_test
+
+import (
+	"testing"
+
+	"culprit/probes/internal/livetest"
+)
+
+func TestMain(m *testing.M) { livetest.Main(m) }

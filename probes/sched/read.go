@@ -1,0 +1,371 @@
+package sched
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"time"
+
+	"culprit/probes/bpfmap"
+	"culprit/probes/hist"
+	"culprit/probes/hook"
+	"culprit/probes/owner"
+	"culprit/probes/snapshot"
+)
+
+// reading is everything that was counted up to one moment.
+type reading struct {
+	at        time.Time
+	interval  uint32 // the one that ended with it
+	threads   []bpfThread
+	wall      []wall // by thread
+	pairs     map[bpfCulpritKey]uint64
+	latencies map[uint32]latency // by owner
+}
+
+// wall is how a thread has spent its time so far, in ns.
+type wall struct{ ran, disk, blocked, asleep, uncounted uint64 }
+
+// latency is struct sched_process of bpf/sched.bpf.c.
+type latency struct {
+	counts hist.Counts
+	max    [2]uint64
+}
+
+// read lists the threads, so that the kernel's sums are of the same moment as ours, as near as that can be had.
+func (p *Probe) read() (*reading, error) {
+	r := &reading{interval: p.interval - 1, latencies: map[uint32]latency{}}
+	if err := p.list(); err != nil {
+		return nil, err
+	}
+	r.at = time.Now()
+	pool, err := bpfmap.Variable[bpfPool](p.objects.Variables["thread_pool"])
+	if err != nil {
+		return nil, fmt.Errorf("reading the thread pool: %w", err)
+	}
+	now, running, err := p.runningNow()
+	if err != nil {
+		return nil, err
+	}
+	r.threads = make([]bpfThread, min(pool.Next, p.options.Threads))
+	r.wall = make([]wall, len(r.threads))
+	for i := 1; i < len(r.threads); i++ {
+		t := p.thread(uint32(i))
+		if t.Tid == 0 {
+			continue
+		}
+		r.threads[i] = t
+		r.wall[i] = wallOf(t, now, running[uint32(i)])
+		if p.reading != nil && i < len(p.reading.wall) {
+			// What is under way was guessed from several words of different moments: a time never shrinks.
+			r.wall[i] = r.wall[i].atLeast(p.reading.wall[i])
+		}
+	}
+	if r.pairs, err = bpfmap.All[bpfCulpritKey, uint64](p.objects.Maps[bpfMapCulprits]); err != nil {
+		return nil, err
+	}
+	for o := range p.table.Owners() {
+		r.latencies[o] = p.latency(o)
+	}
+	return r, nil
+}
+
+func (p *Probe) latency(o uint32) latency {
+	chunk := func(at uint32) [hist.Subs]uint32 { return p.chunks.Get(at).Count }
+	process := p.processes.Get(o)
+	return latency{counts: hist.Read(process.Wait.Chunk, chunk), max: process.Max.At}
+}
+
+// list has the iterator go over all threads.
+func (p *Probe) list() error {
+	p.lists++
+	if err := p.objects.Variables["list_number"].Set(p.lists); err != nil {
+		return fmt.Errorf("preparing to list the threads: %w", err)
+	}
+	threads, err := p.lister.Open()
+	if err != nil {
+		return fmt.Errorf("listing the threads: %w", err)
+	}
+	defer threads.Close()
+	if _, err := io.Copy(io.Discard, threads); err != nil {
+		return fmt.Errorf("listing the threads: %w", err)
+	}
+	return nil
+}
+
+// runningNow is what time it is for the run queues, and since when the threads that are on a CPU are there.
+func (p *Probe) runningNow() (now uint64, since map[uint32]uint64, err error) {
+	monotonic, err := hook.MonotonicClock()
+	if err != nil {
+		return 0, nil, err
+	}
+	since = map[uint32]uint64{}
+	for i := range p.cpus.Len() {
+		c := p.cpus.Get(i)
+		if c.OffsetUntil != 0 {
+			now = monotonic.Now - c.ClockOffset
+		}
+		if c.Thread != 0 {
+			since[c.Thread] = c.Since
+		}
+	}
+	return now, since, nil
+}
+
+// wallOf adds what is under way to what is over: a thread is on a CPU since a moment, or off it.
+func wallOf(t bpfThread, now, onSince uint64) wall {
+	w := wall{
+		ran: t.Ran, disk: t.Slept[bpfOffOFF_DISK], blocked: t.Slept[bpfOffOFF_BLOCKED],
+		asleep: t.Slept[bpfOffOFF_ASLEEP], uncounted: t.Slept[bpfOffOFF_RUNNABLE],
+	}
+	if t.Flags&dead != 0 {
+		return w
+	}
+	if onSince != 0 && now > onSince {
+		w.ran += now - onSince
+	}
+	if slept := now - t.OffAt - t.Waiting - t.Waited; onSince == 0 && t.OffAt != 0 && now > t.OffAt && int64(slept) > 0 {
+		switch bpfOff(t.Off) {
+		case bpfOffOFF_DISK:
+			w.disk += slept
+		case bpfOffOFF_BLOCKED:
+			w.blocked += slept
+		case bpfOffOFF_ASLEEP:
+			w.asleep += slept
+		}
+	}
+	return w
+}
+
+func (w wall) atLeast(o wall) wall {
+	return wall{max(w.ran, o.ran), max(w.disk, o.disk), max(w.blocked, o.blocked), max(w.asleep, o.asleep), max(w.uncounted, o.uncounted)}
+}
+
+// Flags of a thread's slot.
+const (
+	dead     = uint32(bpfThreadFlagsTHREAD_DEAD)
+	isListed = uint32(bpfThreadFlagsTHREAD_LISTED)
+)
+
+// tally is a row in the making.
+type tally struct {
+	row      snapshot.SchedRow
+	counted  uint64            // what the culprits must add up to
+	culprits map[uint32]uint64 // ns by number
+}
+
+func (t *tally) charge(number uint32, ns uint64) {
+	if ns == 0 {
+		return
+	}
+	if t.culprits == nil {
+		t.culprits = map[uint32]uint64{}
+	}
+	t.culprits[number] += ns
+}
+
+// add adds what a thread did between two readings.
+func (t *tally) add(n, w bpfThread, now, was wall) {
+	r := &t.row
+	r.Threads++
+	r.Switches += n.Switches - w.Switches
+	r.OnCPU += now.ran - was.ran
+	r.IRQStolen += n.Irq - w.Irq
+	r.SoftirqStolen += n.Softirq - w.Softirq
+	r.Disk += now.disk - was.disk
+	r.Blocked += now.blocked - was.blocked
+	r.Asleep += now.asleep - was.asleep
+	r.Uncounted += now.uncounted - was.uncounted
+	r.KernelWait += (n.KernelWait - n.KernelBefore) - (w.KernelWait - w.KernelBefore)
+	t.counted += (n.Counted - n.KernelBefore) - (w.Counted - w.KernelBefore)
+	r.Migrations += n.Migrations - w.Migrations
+	r.NUMAPages += n.NumaPages - w.NumaPages
+	if n.Flags&dead == 0 {
+		r.Waiting += n.Waiting
+	}
+	r.Before += w.Waiting
+	for i, c := range n.Culprit {
+		t.charge(c.Group, c.Listed-w.Culprit[i].Listed)
+	}
+	t.charge(uint32(bpfOwnerOWNER_UNATTRIBUTED_CULPRIT_TABLE_FULL), n.UnplacedListed-w.UnplacedListed)
+}
+
+// thread reads a slot.
+func (p *Probe) thread(i uint32) bpfThread {
+	t := p.threads.Get(i)
+	if t.Flags&(isListed|dead) == 0 {
+		return listed(t)
+	}
+	return t
+}
+
+// listed is a thread that the iterator does not find, because it is in another pid namespace than ours: what
+// was seen at its last switch is all there is to compare with.
+func listed(t bpfThread) bpfThread {
+	t.KernelWait, t.Counted = t.Expected, t.Expected
+	for i := range t.Culprit {
+		t.Culprit[i].Listed = t.Culprit[i].Ns
+	}
+	t.PairedListed, t.UnplacedListed = t.Paired, t.Unplaced
+	return t
+}
+
+// keepThread makes a thread's row for the next report.
+func (p *Probe) keepThread(n, w bpfThread, now, was wall) {
+	if len(p.ended) == mostRetired {
+		p.threadsDropped++
+		return
+	}
+	t := &tally{}
+	t.add(n, w, now, was)
+	t.counted = 0 // its process's has it
+	p.ended = append(p.ended, snapshot.SchedThread{
+		SchedRow: p.finish(p.table.Process(n.Owner), t), TID: int(n.Tid), Name: owner.Comm(n.Comm),
+	})
+}
+
+// finish makes the row of a process.
+func (p *Probe) finish(process snapshot.Process, t *tally) snapshot.SchedRow {
+	r := t.row
+	r.Process = process
+	p.counted += t.counted
+	for number, ns := range t.culprits {
+		r.Culprits = append(r.Culprits, snapshot.Culprit{Process: p.who(number), NS: ns})
+	}
+	slices.SortFunc(r.Culprits, func(a, b snapshot.Culprit) int { return cmp.Compare(b.NS, a.NS) })
+	return r
+}
+
+// Read returns what happened since the last Read, one row per process, ungrouped. What a thread waited because of more
+// culprits than it has places for, is in rows of their own, which stand for the victim's group.
+func (p *Probe) Read() (snapshot.Sched, error) {
+	if err := p.nextInterval(); err != nil {
+		return snapshot.Sched{}, err
+	}
+	if err := p.learnGroups(); err != nil {
+		return snapshot.Sched{}, err
+	}
+	was := p.reading
+	now, err := p.read()
+	if err != nil {
+		return snapshot.Sched{}, err
+	}
+	s := snapshot.Sched{Start: was.at, End: now.at, By: snapshot.ByPID}
+	tallies := p.pending
+	of := func(o uint32) *tally {
+		t := tallies[o]
+		if t == nil {
+			t = &tally{}
+			tallies[o] = t
+		}
+		return t
+	}
+	for i, n := range now.threads {
+		if n.Tid == 0 {
+			continue
+		}
+		w, before := was.thread(i)
+		of(n.Owner).add(n, w, now.wall[i], before)
+		if p.options.ByThread {
+			p.keepThread(n, w, now.wall[i], before)
+		}
+	}
+	for o, l := range now.latencies {
+		if h := l.since(was.latencies[o], now.interval); h.Count() > 0 {
+			of(o).row.Latency = h
+		}
+	}
+	s.Rows = p.retired
+	for o, t := range tallies {
+		s.Rows = append(s.Rows, p.finish(p.table.Process(o), t))
+	}
+	s.Rows = append(s.Rows, p.pairRows(now.pairs, was.pairs)...)
+	s.Threads, p.ended = p.ended, nil
+	if err := p.readWorst(); err != nil {
+		return snapshot.Sched{}, err
+	}
+	s.Worst, p.worst = p.worst, nil
+	p.retired, p.pending = nil, map[uint32]*tally{}
+	s.Kernel.WaitNS, p.counted = p.counted, 0
+	for _, r := range s.Rows {
+		s.Kernel.KernelWaitNS += r.KernelWait
+		s.Kernel.SkewNS += int64(r.Wait())
+	}
+	s.Kernel.SkewNS -= int64(s.Kernel.WaitNS)
+	losses, err := p.readLosses()
+	if err != nil {
+		return snapshot.Sched{}, err
+	}
+	for _, name := range slices.Sorted(maps.Keys(losses)) {
+		s.Loss = append(s.Loss, snapshot.Loss{Name: name, Count: losses[name] - p.losses[name]})
+	}
+	p.reading, p.losses = now, losses
+	return s, nil
+}
+
+// thread is what was read of a slot, nothing if it was free.
+func (r *reading) thread(i int) (bpfThread, wall) {
+	if i >= len(r.threads) {
+		return bpfThread{}, wall{}
+	}
+	return r.threads[i], r.wall[i]
+}
+
+// since is the distribution of what was counted after another reading.
+func (l latency) since(earlier latency, interval uint32) snapshot.Histogram {
+	h := l.counts.Since(earlier.counts)
+	if last := len(h.Buckets) - 1; last >= 0 {
+		// What ended while this reading was taken has its maximum in the next interval.
+		h.Max = max(hist.IntervalMax(l.max, interval), h.Buckets[last].Lower)
+	}
+	return h
+}
+
+// pairRows are what waits were charged beyond the threads' own places, a row for each group of victims.
+func (p *Probe) pairRows(now, was map[bpfCulpritKey]uint64) []snapshot.SchedRow {
+	victims := map[uint32]*tally{}
+	for key, ns := range now {
+		if ns == was[key] {
+			continue
+		}
+		if victims[key.Victim] == nil {
+			victims[key.Victim] = &tally{}
+		}
+		victims[key.Victim].charge(key.Culprit, ns-was[key])
+	}
+	var out []snapshot.SchedRow
+	for victim, t := range victims {
+		out = append(out, p.finish(p.who(victim), t))
+	}
+	return out
+}
+
+// nextInterval begins an interval, of which the kernel side keeps the maxima.
+func (p *Probe) nextInterval() error {
+	p.interval++
+	if err := p.objects.Variables["interval"].Set(p.interval); err != nil {
+		return fmt.Errorf("beginning an interval: %w", err)
+	}
+	return nil
+}
+
+func (p *Probe) readLosses() (map[string]uint64, error) {
+	list, err := p.table.Losses()
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]uint64{"processes_folded": p.folded, "threads_dropped": p.threadsDropped}
+	for _, l := range list {
+		out[l.Name] = l.Count
+	}
+	missed, err := hook.Missed(p.objects)
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range missed {
+		out["events_missed"] += n
+	}
+	return out, nil
+}

@@ -1,0 +1,127 @@
+package sched
+
+import (
+	"fmt"
+
+	"culprit/probes/bpfmap"
+	"culprit/probes/snapshot"
+)
+
+// listsUntilGone is how many lists in a row must lack a thread whose end reached no program.
+const listsUntilGone = 3
+
+// Sweep takes over what threads did that have ended, and marks the owners that are still in use.
+func (p *Probe) Sweep(number uint32) error {
+	if err := p.learnGroups(); err != nil {
+		return err
+	}
+	if err := p.readWorst(); err != nil {
+		return err
+	}
+	pool, err := bpfmap.Variable[bpfPool](p.objects.Variables["thread_pool"])
+	if err != nil {
+		return fmt.Errorf("reading the thread pool: %w", err)
+	}
+	for i := uint32(1); i < min(pool.Next, p.options.Threads); i++ {
+		t := p.threads.Get(i)
+		if t.Tid == 0 {
+			continue
+		}
+		if t.Flags&dead != 0 || t.Flags&isListed != 0 && p.lists-t.List > listsUntilGone {
+			if err := p.retireThread(i, t); err != nil {
+				return err
+			}
+			continue
+		}
+		p.table.Mark(t.Owner)
+	}
+	if number%sweepsUntilDrop == 0 {
+		return p.dropGroups()
+	}
+	return nil
+}
+
+// retireThread adds what a thread did to its process's next row, and gives its slot back.
+func (p *Probe) retireThread(i uint32, t bpfThread) error {
+	if t.Flags&dead == 0 {
+		t = listed(t)
+		t.Flags |= dead
+	}
+	was, before := p.reading.thread(int(i))
+	if p.pending[t.Owner] == nil {
+		p.pending[t.Owner] = &tally{}
+	}
+	spent := wallOf(t, 0, 0).atLeast(before)
+	p.pending[t.Owner].add(t, was, spent, before)
+	if p.options.ByThread {
+		p.keepThread(t, was, spent, before)
+	}
+	if int(i) < len(p.reading.threads) {
+		p.reading.threads[i], p.reading.wall[i] = bpfThread{}, wall{}
+	}
+	p.threads.Set(i, bpfThread{})
+	if err := p.objects.Maps[bpfMapThreadsReturned].Put(nil, i); err != nil {
+		return fmt.Errorf("giving a thread's slot back: %w", err)
+	}
+	return nil
+}
+
+// mostRetired bounds the memory of a report that runs for long while processes come and go.
+const mostRetired = 16384
+
+// Release takes over what was counted for owners that are dead.
+func (p *Probe) Release(owners []uint32) (keep []uint32) {
+	if len(owners) == 0 {
+		return nil
+	}
+	if err := p.release(owners); err != nil {
+		return owners // it is tried again
+	}
+	return nil
+}
+
+func (p *Probe) release(owners []uint32) error {
+	only := map[uint32]bool{}
+	for _, o := range owners {
+		only[o] = true
+	}
+	if err := p.retireCulprits(only); err != nil {
+		return fmt.Errorf("sweeping the sched probe's tables: %w", err)
+	}
+	for o := range only {
+		t := p.pending[o]
+		if t == nil {
+			t = &tally{}
+		}
+		l := p.latency(o)
+		t.row.Latency = l.since(p.reading.latencies[o], p.interval)
+		if t.row.Threads > 0 || t.row.Latency.Count() > 0 {
+			p.retired = append(p.retired, p.finish(p.table.Process(o), t))
+		}
+		delete(p.pending, o)
+		delete(p.reading.latencies, o)
+		if err := p.freeLatency(o); err != nil {
+			return err
+		}
+	}
+	if len(p.retired) > mostRetired {
+		folded := snapshot.Sched{Rows: p.retired}.Group(snapshot.ByApp).Rows
+		p.folded += uint64(len(p.retired) - len(folded))
+		p.retired = folded
+	}
+	return nil
+}
+
+func (p *Probe) freeLatency(o uint32) error {
+	for _, chunk := range p.processes.Get(o).Wait.Chunk {
+		if chunk == 0 {
+			continue
+		}
+		p.chunks.Set(chunk, bpfHistChunk{})
+		if err := p.objects.Maps[bpfMapHistChunksReturned].Put(nil, chunk); err != nil {
+			return fmt.Errorf("giving a histogram back: %w", err)
+		}
+	}
+	p.processes.Set(o, bpfSchedProcess{})
+	return nil
+}

@@ -1,0 +1,225 @@
+// Package sched is the scheduler probe: how long every thread waited for a CPU, and who had the CPU
+// meanwhile, audited against the kernel's own sum of run-queue waits (/proc/PID/schedstat).
+//
+// What a wait is charged to is decided in the kernel (bpf/sched.bpf.c). This package loads and
+// attaches, reads what was counted, and hands out the difference between two readings as a snapshot.Sched:
+//
+//	table, err := owner.Load(owner.Options{})
+//	probe, err := sched.Load(table, sched.Options{})
+//	for range time.Tick(time.Second) {
+//		table.Collect()
+//		s, err := probe.Read()
+//	}
+package sched
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/ringbuf"
+	"golang.org/x/sys/unix"
+
+	"culprit/probes/bpfmap"
+	"culprit/probes/hook"
+	"culprit/probes/owner"
+	"culprit/probes/snapshot"
+)
+
+// Options choose how culprits are added up, where the host is seen, and how much is kept.
+type Options struct {
+	Proc string // the host's procfs, "/proc" if empty
+
+	// ByProcess tells apart the processes of one name among victims and culprits, at the price of memory. Without it,
+	// waits because of more culprits than a thread has places for are added up by name.
+	ByProcess bool
+
+	ByThread bool // add a row for each thread
+	Worst    bool // tell of the longest waits
+
+	// Sizes of tables, their defaults where 0. What does not fit is counted as lost.
+	Threads, Pairs, Buckets uint32
+}
+
+// Probe is a loaded and attached sched probe. Its methods must not be called
+// concurrently, nor while the table's are.
+type Probe struct {
+	options Options
+	table   *owner.Table
+	objects *ebpf.Collection
+	links   []link.Link
+	lister  *link.Iter
+
+	threads   *bpfmap.Array[bpfThread]
+	cpus      *bpfmap.Array[bpfCpu]
+	processes *bpfmap.Array[bpfSchedProcess]
+	chunks    *bpfmap.Array[bpfHistChunk]
+	chapters  *bpfmap.Array[bpfChapter]
+
+	groups         map[uint32]snapshot.Process // by number
+	reading        *reading                    // the last one
+	pending        map[uint32]*tally           // by owner: of threads that ended since
+	retired        []snapshot.SchedRow         // of owners that were released since
+	counted        uint64                      // ns that the culprits of the rows made so far must add up to
+	folded         uint64                      // processes that lost their own row to mostRetired
+	ended          []snapshot.SchedThread      // threads' rows for the next report
+	worst          []snapshot.SchedWait
+	exemplars      *ringbuf.Reader   // nil unless asked for
+	threadsDropped uint64            // threads without a row of their own
+	losses         map[string]uint64 // at the last reading
+	interval       uint32
+	lists          uint32 // how often all threads were listed
+}
+
+// Load attaches the probe. What happens from its return on is counted; the
+// first Read is of the time since then.
+func Load(table *owner.Table, o Options) (*Probe, error) {
+	if o.Proc == "" {
+		o.Proc = "/proc"
+	}
+	kernel, err := hook.Types()
+	if err != nil {
+		return nil, err
+	}
+	spec, err := Spec(kernel)
+	if err != nil {
+		return nil, err
+	}
+	if err := configure(spec, &o); err != nil {
+		return nil, err
+	}
+	table.Fit(spec)
+	p := &Probe{options: o, table: table, groups: map[uint32]snapshot.Process{}, pending: map[uint32]*tally{}}
+	p.objects, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: table.Maps()})
+	if err != nil {
+		return nil, fmt.Errorf("loading the sched probe: %w", err)
+	}
+	if err := p.start(spec); err != nil {
+		return nil, errors.Join(err, p.Close())
+	}
+	table.Add(p)
+	return p, nil
+}
+
+// configure sets what the object must know before it is loaded.
+func configure(spec *ebpf.CollectionSpec, o *Options) error {
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return fmt.Errorf("counting the CPUs: %w", err)
+	}
+	spec.Maps[bpfMapCpus].MaxEntries = uint32(cpus)
+	spec.Maps[bpfMapChapters].MaxEntries *= uint32(cpus)
+	if o.Threads == 0 {
+		o.Threads = max(spec.Maps[bpfMapThreads].MaxEntries, 4*runningThreads(o.Proc))
+	}
+	for size, names := range map[*uint32][]string{
+		&o.Threads: {bpfMapThreads, bpfMapThreadsReturned},
+		&o.Pairs:   {bpfMapCulprits},
+		&o.Buckets: {bpfMapHistChunks, bpfMapHistChunksReturned},
+	} {
+		for _, name := range names {
+			if *size != 0 {
+				spec.Maps[name].MaxEntries = *size
+			}
+		}
+	}
+	if !o.Worst {
+		spec.Maps[bpfMapExemplars].MaxEntries = uint32(os.Getpagesize())
+	}
+	for name, value := range map[string]any{
+		"by_process":      o.ByProcess,
+		"keep_worst":      o.Worst,
+		"thread_pool":     bpfPool{Next: 1, Size: spec.Maps[bpfMapThreads].MaxEntries},
+		"hist_chunk_pool": bpfPool{Next: 1, Size: spec.Maps[bpfMapHistChunks].MaxEntries},
+	} {
+		if err := spec.Variables[name].Set(value); err != nil {
+			return fmt.Errorf("setting %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// runningThreads is how many threads the host has: the second number of /proc/loadavg's fourth field.
+func runningThreads(proc string) uint32 {
+	text, err := os.ReadFile(filepath.Join(proc, "loadavg"))
+	fields := strings.Fields(string(text))
+	if err != nil || len(fields) < 4 {
+		return 0
+	}
+	_, all, _ := strings.Cut(fields[3], "/")
+	n, _ := strconv.ParseUint(all, 10, 24)
+	return uint32(n)
+}
+
+func (p *Probe) start(spec *ebpf.CollectionSpec) (err error) {
+	maps := p.objects.Maps
+	if p.threads, err = bpfmap.NewArray[bpfThread](maps[bpfMapThreads]); err != nil {
+		return err
+	}
+	if p.cpus, err = bpfmap.NewArray[bpfCpu](maps[bpfMapCpus]); err != nil {
+		return err
+	}
+	if p.processes, err = bpfmap.NewArray[bpfSchedProcess](maps[bpfMapSchedProcesses]); err != nil {
+		return err
+	}
+	if p.chunks, err = bpfmap.NewArray[bpfHistChunk](maps[bpfMapHistChunks]); err != nil {
+		return err
+	}
+	if p.chapters, err = bpfmap.NewArray[bpfChapter](maps[bpfMapChapters]); err != nil {
+		return err
+	}
+	if p.options.Worst {
+		if p.exemplars, err = ringbuf.NewReader(maps[bpfMapExemplars]); err != nil {
+			return fmt.Errorf("preparing to read the longest waits: %w", err)
+		}
+	}
+	for name, s := range spec.Programs {
+		if s.Type != ebpf.Tracing || name == bpfProgCollect {
+			continue
+		}
+		l, err := hook.Attach(p.objects, name)
+		if err != nil {
+			return err
+		}
+		p.links = append(p.links, l)
+	}
+	var boot unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot); err != nil {
+		return fmt.Errorf("reading the boot clock: %w", err)
+	}
+	if err := p.objects.Variables["attached_at"].Set(uint64(boot.Nano())); err != nil {
+		return fmt.Errorf("setting attached_at: %w", err)
+	}
+	if p.lister, err = link.AttachIter(link.IterOptions{Program: p.objects.Programs[bpfProgCollect]}); err != nil {
+		return fmt.Errorf("preparing to list the threads: %w", err)
+	}
+	p.links = append(p.links, p.lister)
+	// What was counted until now is the base that the first Read subtracts.
+	if err := p.nextInterval(); err != nil {
+		return err
+	}
+	if p.reading, err = p.read(); err != nil {
+		return err
+	}
+	p.losses, err = p.readLosses()
+	return err
+}
+
+// Close detaches the probe and frees what it keeps in the kernel.
+func (p *Probe) Close() error {
+	p.table.Remove(p)
+	var errs []error
+	for _, l := range p.links {
+		errs = append(errs, l.Close())
+	}
+	if p.exemplars != nil {
+		errs = append(errs, p.exemplars.Close())
+	}
+	p.objects.Close()
+	return errors.Join(errs...)
+}

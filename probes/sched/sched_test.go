@@ -1,0 +1,476 @@
+package sched_test
+
+import (
+	"fmt"
+	"math"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"culprit/probes/internal/livetest"
+	"culprit/probes/owner"
+	"culprit/probes/sched"
+	"culprit/probes/snapshot"
+
+	"golang.org/x/sys/unix"
+)
+
+// lastCPU is one that interrupts of devices come to less than to the first.
+const lastCPU = 1
+
+// seconds is how long a load runs.
+func seconds(n int) time.Duration { return time.Duration(livetest.Less(n)) * time.Second }
+
+// The sum of what a process's waits were charged with is what the kernel counted for it, and so it is over all.
+func TestAudit(t *testing.T) {
+	w := newWatch(t, owner.Options{}, sched.Options{})
+	d := seconds(12)
+	for i, what := range []string{"spin", "spin", "spin"} {
+		load(t, []string{"hog0", "hog1", "hog2"}[i], i&1, 5*i, 2*d, what)
+	}
+	ticker := load(t, "ticker", lastCPU, 0, 2*d, "2000")
+	quick := load(t, "quick", 0, 0, 2*d, "150")
+	storm := background(t, "sh", "-c", "while :; do /bin/true; done")
+	if !testing.Short() { // virtual machines lack these
+		background(t, "stress-ng", "--quiet", "--timeout", "100s", "--switch", "1", "--mutex", "1", "--fork", "1")
+		background(t, "perf", "bench", "sched", "messaging", "-g", "1", "-l", "1000000")
+		background(t, "go", "build", "-a", "-o", "/dev/null", "culprit/cmd/culprit")
+	}
+	time.Sleep(300 * time.Millisecond)
+	pids := map[string]int{"ticker": ticker.Process.Pid, "quick": quick.Process.Pid, "sh": storm.Process.Pid}
+	kernel := func() map[string]uint64 {
+		sums := map[string]uint64{}
+		for comm, pid := range pids {
+			sums[comm] = schedstat(t, pid)
+		}
+		return sums
+	}
+	// Reading takes a while on a busy machine: the kernel's sums are taken before and after.
+	earliest := kernel()
+	w.read()
+	early := kernel()
+	w.sleep(d)
+	late := kernel()
+	s := w.read()
+	latest := kernel()
+	for comm := range pids {
+		r, least, most := row(t, s, comm), late[comm]-early[comm], latest[comm]-earliest[comm]
+		log(t, r)
+		tolerance := max(most/100, 1e6)
+		if wait := r.Wait(); wait+tolerance < least || wait > most+tolerance {
+			t.Errorf("%s: waited %d ns, by the kernel's count %d to %d", comm, wait, least, most)
+		}
+		t.Logf("%s: waited %d ns, by the kernel's count %d to %d", comm, r.Wait(), least, most)
+	}
+	var culprits uint64
+	for _, r := range s.Rows {
+		culprits += r.Wait()
+	}
+	a := s.Kernel
+	t.Logf("all: waited %d ns, by the kernel's count %d, residual %d, skew %d; %d rows", a.WaitNS, a.KernelWaitNS, a.ResidualNS(), a.SkewNS, len(s.Rows))
+	if math.Abs(float64(a.ResidualNS())) > float64(a.KernelWaitNS)/200 {
+		t.Errorf("the residual is %d ns of %d", a.ResidualNS(), a.KernelWaitNS)
+	}
+	if uint64(int64(a.WaitNS)+a.SkewNS) != culprits {
+		t.Errorf("the culprits add up to %d ns, the waits to %d with a skew of %d", culprits, a.WaitNS, a.SkewNS)
+	}
+	if a.WaitNS < uint64(d) {
+		t.Errorf("all waited for %d ns only: the load was not what it should be", a.WaitNS)
+	}
+}
+
+// Every moment of a thread is spent somewhere, and a thread that gets no CPU is seen to wait.
+func TestTimeIsAccountedFor(t *testing.T) {
+	w := newWatch(t, owner.Options{}, sched.Options{})
+	d := seconds(8)
+	load(t, "hog", lastCPU, 0, 2*d, "spin")
+	load(t, "starved", lastCPU, 19, 2*d, "spin")
+	load(t, "ticker", 0, 0, 2*d, "2000")
+	time.Sleep(200 * time.Millisecond)
+	w.read()
+	w.sleep(d)
+	s := w.read()
+	took := s.End.Sub(s.Start)
+	for _, comm := range []string{"hog", "starved", "ticker"} {
+		r := row(t, s, comm)
+		log(t, r)
+		if off := math.Abs(float64(r.Wall()) - float64(took)); off > float64(took)/50 {
+			t.Errorf("%s: %d ns of %d are accounted for", comm, r.Wall(), took)
+		}
+	}
+	if r := row(t, s, "ticker"); float64(r.Asleep) < 0.8*float64(took) {
+		t.Errorf("ticker slept for %d ns of %d", r.Asleep, took)
+	}
+	if r := row(t, s, "starved"); float64(r.Wait()) < 0.7*float64(took) {
+		t.Errorf("starved waited for %d ns of %d", r.Wait(), took)
+	}
+}
+
+// A wait is charged to whom it was because of: a hog on the same CPU.
+func TestWho(t *testing.T) {
+	w := newWatch(t, owner.Options{}, sched.Options{Worst: true})
+	d := seconds(8)
+	load(t, "hog", lastCPU, -10, 2*d, "spin") // so that waits are long, and others' part of them small
+	load(t, "victim", lastCPU, 0, 2*d, "2000")
+	time.Sleep(200 * time.Millisecond)
+	w.read()
+	w.sleep(d)
+	s := w.read()
+	r := row(t, s, "victim")
+	log(t, r)
+	wait := r.Wait() - charged(r, snapshot.WakeUpPath)
+	if hog := charged(r, "hog"); float64(hog) < 0.99*float64(wait) {
+		t.Errorf("the hog is charged with %d of %d ns", hog, wait)
+	}
+	ledgers := 0
+	for _, l := range s.Group(snapshot.ByComm).Worst {
+		if l.Comm != "victim" {
+			continue
+		}
+		ledgers++
+		var hog, sum uint64
+		for _, ran := range l.Ran {
+			sum += ran.NS
+			if ran.Comm == "hog" {
+				hog += ran.NS
+			}
+		}
+		t.Logf("%v: waited %d ns on CPU %d: %d pieces, %d ns of the hog", l.At, l.Wait, l.CPU, len(l.Ran), hog)
+		if hog < l.Wait/2 || sum != l.Wait {
+			t.Errorf("a wait of %d ns: the hog has %d of %d: %+v", l.Wait, hog, sum, l.Ran)
+		}
+	}
+	if ledgers == 0 {
+		t.Error("no wait of the victim is among the worst")
+	}
+}
+
+// On an idle CPU, what a waking thread waits for is the CPU itself.
+func TestIdle(t *testing.T) {
+	w := newWatch(t, owner.Options{}, sched.Options{})
+	d := seconds(8)
+	load(t, "sleeper", lastCPU, 0, 2*d, "5000")
+	time.Sleep(200 * time.Millisecond)
+	w.read()
+	w.sleep(d)
+	s := w.read()
+	r := row(t, s, "sleeper")
+	log(t, r)
+	var bystanders uint64
+	for _, c := range r.Culprits {
+		switch c.Name(snapshot.ByComm) {
+		case snapshot.WakeUpPath, snapshot.Interrupts, snapshot.Softirqs:
+		default:
+			bystanders += c.NS
+		}
+	}
+	// Others of this machine do run now and then.
+	if bystanders > r.Wait()/2 && bystanders > uint64(d)/1000 {
+		t.Errorf("%d of %d ns are charged to others", bystanders, r.Wait())
+	}
+}
+
+// Nearly all of even the long waits lies within the run history.
+func TestDepth(t *testing.T) {
+	for name, args := range map[string][]string{
+		"messages": {"perf", "bench", "sched", "messaging", "-g", "10", "-l", "100000"},
+		"switches": {"stress-ng", "--quiet", "--switch", "8", "--timeout", "100s"},
+		"build":    {"go", "build", "-a", "-o", "/dev/null", "culprit/cmd/culprit"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWatch(t, owner.Options{}, sched.Options{})
+			background(t, args...)
+			w.sleep(seconds(8))
+			s := w.read()
+			var older, all uint64
+			for _, r := range s.Rows {
+				older += charged(r, snapshot.OlderWaits)
+				all += r.Wait()
+			}
+			a := s.Kernel
+			t.Logf("%d of %d ns are older than history (%.3f %%); residual %d, skew %d", older, all, 100*float64(older)/float64(all), a.ResidualNS(), a.SkewNS)
+			for i, r := range s.Group(snapshot.ByApp).Rows {
+				if i < 3 {
+					log(t, r)
+				}
+			}
+			if older*50 > all {
+				t.Errorf("%d of %d ns are older than history", older, all)
+			}
+			if all < uint64(time.Second) {
+				t.Errorf("all waited for %d ns only: the load was not what it should be", all)
+			}
+		})
+	}
+}
+
+// What a cgroup's quota withholds is told apart from what others take.
+func TestQuota(t *testing.T) {
+	w := newWatch(t, owner.Options{}, sched.Options{})
+	d := seconds(8)
+	limited := newCPUGroup(t, 20)
+	spender := load(t, "spender", lastCPU, 0, 2*d, "spin")
+	limited.add(spender.Process.Pid)
+	time.Sleep(500 * time.Millisecond)
+	w.read()
+	before := limited.throttled()
+	w.sleep(d)
+	throttled := limited.throttled() - before
+	s := w.read()
+	r := row(t, s, "spender")
+	log(t, r)
+	t.Logf("throttled for %d ns by the kernel's count, %d by ours", throttled, r.Quota())
+	// A period is 100 ms: the one that the readings cut is in one of them only.
+	if off := math.Abs(float64(r.Quota()) - float64(throttled)); off > 0.05*float64(throttled)+100e6 {
+		t.Errorf("throttled for %d ns, by the kernel's count %d", r.Quota(), throttled)
+	}
+	if float64(throttled) < 0.6*float64(d) {
+		t.Errorf("throttled for %d ns only: the quota is not what it should be", throttled)
+	}
+	contention := r.Wait() - r.Quota() - charged(r, snapshot.WakeUpPath)
+	if float64(contention) > 0.03*float64(r.Wait()) {
+		t.Errorf("%d of %d ns are called contention", contention, r.Wait())
+	}
+
+	// Without a limit, but with company.
+	limited.unlimit()
+	load(t, "hog", lastCPU, 0, 2*d, "spin")
+	time.Sleep(500 * time.Millisecond)
+	w.read()
+	w.sleep(d / 2)
+	r = row(t, w.read(), "spender")
+	log(t, r)
+	if r.Quota() != 0 {
+		t.Errorf("%d ns are the quota's, but there is none", r.Quota())
+	}
+	if charged(r, "hog") < uint64(d)/8 {
+		t.Errorf("the hog is charged with %d ns only", charged(r, "hog"))
+	}
+}
+
+// Against the rows of perf sched timehist: the quantiles of the waits of one process that is preempted, and of one
+// that wakes up. They wait for milliseconds, because each of perf's events takes microseconds itself.
+func TestAgainstPerf(t *testing.T) {
+	const tracing = "/sys/kernel/tracing"
+	if _, err := os.Stat(tracing + "/events"); err != nil {
+		t.Cleanup(func() { unix.Unmount(tracing, 0) }) // perf mounts it, and leaves it so
+	}
+	w := newWatch(t, owner.Options{}, sched.Options{})
+	d := seconds(8)
+	load(t, "hog0", lastCPU, 0, 2*d, "spin")
+	load(t, "hog1", lastCPU, 0, 2*d, "spin")
+	events := filepath.Join(t.TempDir(), "events")
+	w.read()
+	// The victims live within both windows.
+	livetest.Command(t, "perf", "sched", "record", "-o", events, "sh", "-c", `"$0" runner $1 0 $2 spin & "$0" waker $1 19 $2 5000; wait`,
+		loadsPath, strconv.Itoa(lastCPU), fmt.Sprint(d.Seconds()))
+	s := w.read()
+	rows := livetest.Command(t, "perf", "sched", "timehist", "-i", events)
+	const waitTime, schedDelay = 3, 4 // columns: since it was preempted (or fell asleep), and since it woke up
+	for comm, column := range map[string]int{"runner": waitTime, "waker": schedDelay} {
+		var r snapshot.SchedRow
+		for _, r = range s.Rows {
+			if r.Comm == comm && r.PID != 0 {
+				break
+			}
+		}
+		log(t, r)
+		var perf []float64 // ns
+		for line := range strings.Lines(rows) {
+			fields := strings.Fields(line)
+			if len(fields) != 6 || !strings.HasSuffix(fields[2], fmt.Sprintf("[%d]", r.PID)) {
+				continue
+			}
+			ms, err := strconv.ParseFloat(fields[column], 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			perf = append(perf, ms*1e6)
+		}
+		slices.Sort(perf)
+		if len(perf) < 100 || math.Abs(float64(len(perf))-float64(r.Latency.Count())) > 2+float64(len(perf))/50 {
+			t.Fatalf("perf has %d waits of %d, we have %d", len(perf), r.PID, r.Latency.Count())
+		}
+		for _, q := range []float64{.5, .9, .99, 1} {
+			theirs := perf[int(math.Ceil(q*float64(len(perf))))-1]
+			ours := float64(r.Latency.Quantile(q))
+			if q == 1 {
+				ours = float64(r.Latency.Max)
+			}
+			t.Logf("%s p%g: %.0f ns, by perf %.0f", comm, 100*q, ours, theirs)
+			if math.Abs(ours-theirs) > 0.032*theirs+20_000 {
+				t.Errorf("%s p%g: %.0f ns, by perf %.0f", comm, 100*q, ours, theirs)
+			}
+		}
+	}
+}
+
+// Two hogs share the blame as they share the CPU.
+func TestTwoHogs(t *testing.T) {
+	w := newWatch(t, owner.Options{}, sched.Options{})
+	d := seconds(8)
+	hogs := map[string]*exec.Cmd{
+		"hog0":  load(t, "hog0", lastCPU, 0, 2*d, "spin"),
+		"hog10": load(t, "hog10", lastCPU, 10, 2*d, "spin"),
+	}
+	load(t, "victim", lastCPU, 19, 2*d, "spin")
+	time.Sleep(300 * time.Millisecond)
+	ran := func() map[string]float64 {
+		out := map[string]float64{}
+		for comm, cmd := range hogs {
+			text, err := os.ReadFile(fmt.Sprintf("/proc/%d/schedstat", cmd.Process.Pid))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if out[comm], err = strconv.ParseFloat(strings.Fields(string(text))[0], 64); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return out
+	}
+	w.read()
+	before := ran()
+	w.sleep(d)
+	after := ran()
+	r := row(t, w.read(), "victim")
+	log(t, r)
+	theirs := (after["hog10"] - before["hog10"]) / (after["hog0"] - before["hog0"])
+	ours := float64(charged(r, "hog10")) / float64(charged(r, "hog0"))
+	t.Logf("the nicer one ran for %.4f of the other one's time, and has %.4f of its blame", theirs, ours)
+	if math.Abs(ours/theirs-1) > 0.05 {
+		t.Errorf("the nicer one ran for %.4f of the other one's time, and has %.4f of its blame", theirs, ours)
+	}
+}
+
+// What has no room is counted, and the sums stay equal.
+func TestLossesAreSeen(t *testing.T) {
+	for _, c := range []struct {
+		loss    string
+		owners  owner.Options
+		options sched.Options
+	}{
+		{"thread_table_full", owner.Options{}, sched.Options{Threads: 16}},
+		{"culprit_table_full", owner.Options{}, sched.Options{Pairs: 1}},
+		{"histogram_full", owner.Options{}, sched.Options{Buckets: 8}},
+		{"process_table_full", owner.Options{Processes: 40}, sched.Options{}},
+	} {
+		t.Run(c.loss, func(t *testing.T) {
+			w := newWatch(t, c.owners, c.options)
+			for i := range 12 {
+				load(t, fmt.Sprint("tick", i), lastCPU, 0, time.Minute, fmt.Sprint(500+i))
+			}
+			w.sleep(seconds(4))
+			s := w.read()
+			found := false
+			for _, l := range s.Loss {
+				found = found || l.Name == c.loss && l.Count > 0
+			}
+			if !found {
+				t.Errorf("%s is not counted", c.loss)
+			}
+			var culprits uint64
+			for _, r := range s.Rows {
+				culprits += r.Wait()
+			}
+			a := s.Kernel
+			t.Logf("%d ns, culprits %d, residual %d, skew %d", a.WaitNS, culprits, a.ResidualNS(), a.SkewNS)
+			if uint64(int64(a.WaitNS)+a.SkewNS) != culprits || math.Abs(float64(a.ResidualNS())) > float64(a.KernelWaitNS)/200 {
+				t.Errorf("the culprits add up to %d ns, the waits to %d (skew %d, residual %d)", culprits, a.WaitNS, a.SkewNS, a.ResidualNS())
+			}
+		})
+	}
+}
+
+// The source of a program of many threads: crowd PROCESSES THREADS BORN SECONDS. Each thread wakes up once a second, and BORN processes a
+// second are born and end.
+const crowd = `
+#include <pthread.h>
+#include <stdlib.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <signal.h>
+#include <unistd.h>
+
+static void *life(void *arg)
+{
+	unsigned seed = (unsigned long)arg;
+
+	usleep(rand_r(&seed) % 1000000);
+	for (;;)
+		usleep(1000000);
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	int processes = atoi(argv[1]), threads = atoi(argv[2]), born = atoi(argv[3]), seconds = atoi(argv[4]);
+	pthread_attr_t small;
+	pthread_t t;
+
+	pthread_attr_init(&small);
+	pthread_attr_setstacksize(&small, 65536);
+	for (int i = 0; i < processes; i++) {
+		if (fork())
+			continue;
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		for (int j = 1; j < threads; j++)
+			if (pthread_create(&t, &small, life, (void *)(unsigned long)(i * threads + j)))
+				return 1;
+		life((void *)(unsigned long)(i * threads));
+	}
+	signal(SIGCHLD, SIG_IGN);
+	for (int i = 0; i < born * seconds; i++) {
+		if (!fork())
+			_exit(0);
+		usleep(1000000 / born);
+	}
+	return 0;
+}
+`
+
+// Ten thousand threads, and processes that come and go: nothing is lost, and a report a second costs little.
+func TestScale(t *testing.T) {
+	const processes, threads, born = 1000, 10, 200
+	path := livetest.Compile(t, "crowd", crowd)
+	background(t, path, strconv.Itoa(processes), strconv.Itoa(threads), strconv.Itoa(born), "100")
+	time.Sleep(3 * time.Second)
+	w := newWatch(t, owner.Options{}, sched.Options{Worst: true})
+	memory, err := w.probe.Memory()
+	if err != nil {
+		t.Fatal(err)
+	}
+	used := func() time.Duration {
+		var u unix.Rusage
+		if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+			t.Fatal(err)
+		}
+		return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	}
+	begin, before := time.Now(), used()
+	most := 0
+	for range 10 {
+		w.sleep(time.Second)
+		s := w.read().Group(snapshot.ByApp)
+		for _, r := range s.Rows {
+			most = max(most, r.Threads)
+		}
+		for _, l := range s.Loss {
+			if strings.HasSuffix(l.Name, "_full") && l.Count > 0 {
+				t.Errorf("%s: %d", l.Name, l.Count)
+			}
+		}
+		if a := s.Kernel; math.Abs(float64(a.ResidualNS())) > max(float64(a.KernelWaitNS)/200, 1e6) {
+			t.Errorf("residual %d of %d", a.ResidualNS(), a.KernelWaitNS)
+		}
+	}
+	share := float64(used()-before) / float64(time.Since(begin))
+	t.Logf("%d threads of the crowd, %.1f %% of a CPU, %d MiB in the kernel", most, 100*share, memory>>20)
+	if most < processes*threads {
+		t.Errorf("%d threads were seen, want %d", most, processes*threads)
+	}
+}

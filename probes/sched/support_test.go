@@ -1,0 +1,306 @@
+package sched_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf/rlimit"
+
+	"culprit/probes/internal/livetest"
+	"culprit/probes/owner"
+	"culprit/probes/sched"
+	"culprit/probes/snapshot"
+)
+
+// watch is a running sched probe.
+type watch struct {
+	t     testing.TB
+	table *owner.Table
+	probe *sched.Probe
+}
+
+func newWatch(t testing.TB, owners owner.Options, o sched.Options) *watch {
+	t.Helper()
+	livetest.NeedRoot(t)
+	if err := rlimit.RemoveMemlock(); err != nil {
+		t.Fatal(err)
+	}
+	table, err := owner.Load(owners)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := table.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	probe, err := sched.Load(table, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := probe.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return &watch{t, table, probe}
+}
+
+// sleep lets time pass as culprit does, and keeps the process table in order.
+func (w *watch) sleep(d time.Duration) {
+	w.t.Helper()
+	for end := time.Now().Add(d); time.Now().Before(end); {
+		time.Sleep(min(time.Second, time.Until(end)))
+		if err := w.table.Collect(); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+}
+
+func (w *watch) read() snapshot.Sched {
+	w.t.Helper()
+	s, err := w.probe.Read()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, r := range s.Rows {
+		if r.Unattributed() {
+			w.t.Logf("%s: %d ns", r.App, r.Wait())
+		}
+	}
+	for _, l := range s.Loss {
+		if l.Count > 0 {
+			w.t.Logf("%s=%d", l.Name, l.Count)
+		}
+	}
+	return s
+}
+
+// row is that of the processes called comm.
+func row(t testing.TB, s snapshot.Sched, comm string) snapshot.SchedRow {
+	t.Helper()
+	for _, r := range s.Group(snapshot.ByComm).Rows {
+		if r.Comm == comm {
+			return r
+		}
+	}
+	t.Fatalf("no row of %s", comm)
+	return snapshot.SchedRow{}
+}
+
+// charged is the part of a row's wait that culprits called comm (or, for what is no process, App) are charged with.
+func charged(r snapshot.SchedRow, comm string) uint64 {
+	var sum uint64
+	for _, c := range r.Culprits {
+		if c.Name(snapshot.ByComm) == comm {
+			sum += c.NS
+		}
+	}
+	return sum
+}
+
+// log prints a row of processes of one comm.
+func log(t testing.TB, r snapshot.SchedRow) {
+	t.Helper()
+	ms := func(ns uint64) float64 { return float64(ns) / 1e6 }
+	t.Logf("%s: on a CPU %.3f ms, waited %.3f (kernel %.3f), waiting %.3f, interrupted %.3f and %.3f, disk %.3f, blocked %.3f, asleep %.3f, uncounted %.3f; %d waits, p50 %d p99 %d max %d ns",
+		r.Name(snapshot.ByComm), ms(r.OnCPU), ms(r.Wait()), ms(r.KernelWait), ms(r.Waiting), ms(r.IRQStolen), ms(r.SoftirqStolen), ms(r.Disk), ms(r.Blocked),
+		ms(r.Asleep), ms(r.Uncounted), r.Latency.Count(), r.Latency.Quantile(.5), r.Latency.Quantile(.99), r.Latency.Max)
+	for _, c := range r.Culprits {
+		t.Logf("    %-28s %.6f ms", c.Name(snapshot.ByComm), ms(c.NS))
+	}
+}
+
+// The source of a program of one thread: loads NAME CPU NICE SECONDS spin|PERIOD. It computes, or wakes up each PERIOD microseconds
+// and computes for a hundredth of it.
+const loads = `
+#define _GNU_SOURCE
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <time.h>
+
+static long long now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * 1000000000LL + t.tv_nsec;
+}
+
+int main(int argc, char **argv)
+{
+	long long end = now() + atof(argv[4]) * 1e9, period = atoll(argv[5]) * 1000;
+	cpu_set_t cpus;
+
+	CPU_ZERO(&cpus);
+	CPU_SET(atoi(argv[2]), &cpus);
+	if (prctl(PR_SET_NAME, argv[1]) || sched_setaffinity(0, sizeof(cpus), &cpus) || setpriority(PRIO_PROCESS, 0, atoi(argv[3])))
+		return 1;
+	while (now() < end) {
+		struct timespec t = { .tv_nsec = period };
+		long long until = now() + period / 100;
+
+		if (!strcmp(argv[5], "spin"))
+			continue;
+		nanosleep(&t, 0);
+		while (now() < until)
+			;
+	}
+	return 0;
+}
+`
+
+var loadsPath string
+
+// load starts a process called comm, which ends by itself or with the test.
+func load(t testing.TB, comm string, cpu, nice int, d time.Duration, what string) *exec.Cmd {
+	t.Helper()
+	if loadsPath == "" {
+		built := livetest.Compile(t, "loads", loads)
+		keep, err := os.MkdirTemp("", "culprit-loads")
+		if err != nil {
+			t.Fatal(err)
+		}
+		loadsPath = filepath.Join(keep, "loads")
+		livetest.Command(t, "cp", built, loadsPath)
+	}
+	cmd := exec.Command(loadsPath, comm, strconv.Itoa(cpu), strconv.Itoa(nice), fmt.Sprint(d.Seconds()), what)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	return cmd
+}
+
+// background runs a program, and those that it starts, until the test ends.
+func background(t testing.TB, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		cmd.Wait()
+	})
+	return cmd
+}
+
+// schedstat is the kernel's sum of the waits of a process's threads, in ns.
+func schedstat(t testing.TB, pid int) uint64 {
+	t.Helper()
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no threads of %d: %v", pid, err)
+	}
+	var sum uint64
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			continue // it has just ended
+		}
+		wait, err := strconv.ParseUint(strings.Fields(string(text))[1], 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum += wait
+	}
+	return sum
+}
+
+// cpuGroup is a cgroup with a quota of CPU time, of whichever version has the controller.
+type cpuGroup struct {
+	t   testing.TB
+	dir string
+	v1  bool
+}
+
+// newCPUGroup makes one that may have so many hundredths of a CPU.
+func newCPUGroup(t testing.TB, percent int) cpuGroup {
+	t.Helper()
+	g := cpuGroup{t: t}
+	const v1, v2 = "/sys/fs/cgroup/cpu", "/sys/fs/cgroup"
+	name := fmt.Sprintf("culprit-test-%d", os.Getpid())
+	if _, err := os.Stat(filepath.Join(v1, "tasks")); err == nil {
+		g.dir, g.v1 = filepath.Join(v1, name), true
+	} else {
+		g.dir = filepath.Join(v2, name)
+		write(t, filepath.Join(v2, "cgroup.subtree_control"), "+cpu")
+	}
+	if err := os.Mkdir(g.dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		// Whoever is in it goes back first.
+		pids, _ := os.ReadFile(filepath.Join(g.dir, "cgroup.procs"))
+		for _, pid := range strings.Fields(string(pids)) {
+			os.WriteFile(filepath.Join(filepath.Dir(g.dir), "cgroup.procs"), []byte(pid), 0)
+		}
+		if err := os.Remove(g.dir); err != nil {
+			t.Error(err)
+		}
+	})
+	if g.v1 {
+		write(t, filepath.Join(g.dir, "cpu.cfs_period_us"), "100000")
+		write(t, filepath.Join(g.dir, "cpu.cfs_quota_us"), strconv.Itoa(percent*1000))
+	} else {
+		write(t, filepath.Join(g.dir, "cpu.max"), fmt.Sprintf("%d 100000", percent*1000))
+	}
+	return g
+}
+
+func write(t testing.TB, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (g cpuGroup) add(pid int) {
+	g.t.Helper()
+	write(g.t, filepath.Join(g.dir, "cgroup.procs"), strconv.Itoa(pid))
+}
+
+func (g cpuGroup) unlimit() {
+	g.t.Helper()
+	if g.v1 {
+		write(g.t, filepath.Join(g.dir, "cpu.cfs_quota_us"), "-1")
+	} else {
+		write(g.t, filepath.Join(g.dir, "cpu.max"), "max")
+	}
+}
+
+// throttled is the kernel's own sum, in ns.
+func (g cpuGroup) throttled() uint64 {
+	g.t.Helper()
+	text, err := os.ReadFile(filepath.Join(g.dir, "cpu.stat"))
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		n, _ := strconv.ParseUint(value, 10, 64)
+		switch name {
+		case "throttled_time": // v1
+			return n
+		case "throttled_usec":
+			return 1000 * n
+		}
+	}
+	g.t.Fatalf("no throttled time in %s", text)
+	return 0
+}
