@@ -99,7 +99,7 @@ struct mm_struct;
 struct task_struct {
 	unsigned int __state;
 	unsigned int flags;
-	int on_rq;
+	unsigned char on_rq; /* an int before 7.0, of which this is the low byte */
 	int exit_state;
 	bool throttled; /* since 6.18 (e1fad12dcb66 "sched/fair: Switch to task based throttle model") */
 	__u64 numa_pages_migrated;

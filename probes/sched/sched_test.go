@@ -28,7 +28,7 @@ func seconds(n int) time.Duration { return time.Duration(livetest.Less(n)) * tim
 
 // The sum of what a process's waits were charged with is what the kernel counted for it, and so it is over all.
 func TestAudit(t *testing.T) {
-	w := newWatch(t, owner.Options{}, sched.Options{})
+	w := newWatch(t, owner.Options{}, sched.Options{ByProcess: true})
 	d := seconds(12)
 	for i, what := range []string{"spin", "spin", "spin"} {
 		load(t, []string{"hog0", "hog1", "hog2"}[i], i&1, 5*i, 2*d, what)
@@ -59,7 +59,7 @@ func TestAudit(t *testing.T) {
 	s := w.read()
 	latest := kernel()
 	for comm := range pids {
-		r, least, most := row(t, s, comm), late[comm]-early[comm], latest[comm]-earliest[comm]
+		r, least, most := rowOf(t, s, pids[comm]), late[comm]-early[comm], latest[comm]-earliest[comm]
 		log(t, r)
 		tolerance := max(most/100, 1e6)
 		if wait := r.Wait(); wait+tolerance < least || wait > most+tolerance {
@@ -106,8 +106,8 @@ func TestTimeIsAccountedFor(t *testing.T) {
 	if r := row(t, s, "ticker"); float64(r.Asleep) < 0.8*float64(took) {
 		t.Errorf("ticker slept for %d ns of %d", r.Asleep, took)
 	}
-	if r := row(t, s, "starved"); float64(r.Wait()) < 0.7*float64(took) {
-		t.Errorf("starved waited for %d ns of %d", r.Wait(), took)
+	if r := row(t, s, "starved"); float64(r.Wait()+r.Waiting-r.Before) < 0.7*float64(took) {
+		t.Errorf("starved waited for %d ns of %d, and waits for %d", r.Wait(), took, r.Waiting)
 	}
 }
 
@@ -116,15 +116,18 @@ func TestWho(t *testing.T) {
 	w := newWatch(t, owner.Options{}, sched.Options{Worst: true})
 	d := seconds(8)
 	load(t, "hog", lastCPU, -10, 2*d, "spin") // so that waits are long, and others' part of them small
-	load(t, "victim", lastCPU, 0, 2*d, "2000")
+	load(t, "victim", lastCPU, 10, 2*d, "2000")
 	time.Sleep(200 * time.Millisecond)
 	w.read()
 	w.sleep(d)
 	s := w.read()
 	r := row(t, s, "victim")
 	log(t, r)
-	wait := r.Wait() - charged(r, snapshot.WakeUpPath)
-	if hog := charged(r, "hog"); float64(hog) < 0.99*float64(wait) {
+	wait, share := r.Wait()-charged(r, snapshot.WakeUpPath), 0.99
+	if !quiet(t, s, "hog", "victim") {
+		wait, share = wait-others(r, "hog"), 0.95 // interrupts come, too
+	}
+	if hog := charged(r, "hog"); float64(hog) < share*float64(wait) {
 		t.Errorf("the hog is charged with %d of %d ns", hog, wait)
 	}
 	ledgers := 0
@@ -141,7 +144,7 @@ func TestWho(t *testing.T) {
 			}
 		}
 		t.Logf("%v: waited %d ns on CPU %d: %d pieces, %d ns of the hog", l.At, l.Wait, l.CPU, len(l.Ran), hog)
-		if hog < l.Wait/2 || sum != l.Wait {
+		if hog < l.Wait/2 && quiet(t, s, "hog", "victim") || sum != l.Wait {
 			t.Errorf("a wait of %d ns: the hog has %d of %d: %+v", l.Wait, hog, sum, l.Ran)
 		}
 	}
@@ -161,17 +164,14 @@ func TestIdle(t *testing.T) {
 	s := w.read()
 	r := row(t, s, "sleeper")
 	log(t, r)
-	var bystanders uint64
 	for _, c := range r.Culprits {
-		switch c.Name(snapshot.ByComm) {
-		case snapshot.WakeUpPath, snapshot.Interrupts, snapshot.Softirqs:
-		default:
-			bystanders += c.NS
+		// Others do run now and then.
+		if name := c.Name(snapshot.ByComm); !strings.HasPrefix(name, "[") && c.NS > row(t, s, name).OnCPU {
+			t.Errorf("%s ran for %d ns, and is charged with %d", name, row(t, s, name).OnCPU, c.NS)
 		}
 	}
-	// Others of this machine do run now and then.
-	if bystanders > r.Wait()/2 && bystanders > uint64(d)/1000 {
-		t.Errorf("%d of %d ns are charged to others", bystanders, r.Wait())
+	if charged(r, snapshot.WakeUpPath) == 0 {
+		t.Error("the wake-up path is charged with nothing")
 	}
 }
 
@@ -313,12 +313,12 @@ func TestAgainstPerf(t *testing.T) {
 // Two hogs share the blame as they share the CPU.
 func TestTwoHogs(t *testing.T) {
 	w := newWatch(t, owner.Options{}, sched.Options{})
-	d := seconds(8)
+	d := 8 * time.Second
 	hogs := map[string]*exec.Cmd{
 		"hog0":  load(t, "hog0", lastCPU, 0, 2*d, "spin"),
 		"hog10": load(t, "hog10", lastCPU, 10, 2*d, "spin"),
 	}
-	load(t, "victim", lastCPU, 19, 2*d, "spin")
+	load(t, "victim", lastCPU, 5, 2*d, "spin")
 	time.Sleep(300 * time.Millisecond)
 	ran := func() map[string]float64 {
 		out := map[string]float64{}

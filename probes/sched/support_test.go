@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -93,6 +94,45 @@ func row(t testing.TB, s snapshot.Sched, comm string) snapshot.SchedRow {
 	}
 	t.Fatalf("no row of %s", comm)
 	return snapshot.SchedRow{}
+}
+
+// rowOf is that of a process.
+func rowOf(t testing.TB, s snapshot.Sched, pid int) snapshot.SchedRow {
+	t.Helper()
+	for _, r := range s.Group(snapshot.ByPID).Rows {
+		if r.PID == pid {
+			return r
+		}
+	}
+	t.Fatalf("no row of process %d", pid)
+	return snapshot.SchedRow{}
+}
+
+// others is the part of a row's wait that processes are charged with, except those called comm.
+func others(r snapshot.SchedRow, comm string) uint64 {
+	var sum uint64
+	for _, c := range r.Culprits {
+		if name := c.Name(snapshot.ByComm); name != comm && !strings.HasPrefix(name, "[") {
+			sum += c.NS
+		}
+	}
+	return sum
+}
+
+// quiet is whether nobody but these made use of the machine: others who are charged with a wait may well have caused it, else.
+func quiet(t testing.TB, s snapshot.Sched, comms ...string) bool {
+	t.Helper()
+	var busy uint64
+	for _, r := range s.Rows {
+		if !slices.Contains(comms, r.Comm) {
+			busy += r.OnCPU
+		}
+	}
+	if share := float64(busy) / float64(s.End.Sub(s.Start)); share > 0.05 {
+		t.Logf("others ran for %.0f %% of a CPU: these are not the figures of a quiet machine", 100*share)
+		return false
+	}
+	return true
 }
 
 // charged is the part of a row's wait that culprits called comm (or, for what is no process, App) are charged with.
