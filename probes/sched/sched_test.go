@@ -23,13 +23,22 @@ import (
 // lastCPU is one that interrupts of devices come to less than to the first.
 const lastCPU = 1
 
-// seconds is how long a load runs.
-func seconds(n int) time.Duration { return time.Duration(livetest.Less(n)) * time.Second }
+// seconds is how long a load runs: so long, half of it on emulated kernels, or, by CULPRIT_TEST_TIMES, longer.
+func seconds(n int) time.Duration {
+	d := time.Duration(n) * time.Second
+	if times, err := strconv.Atoi(os.Getenv("CULPRIT_TEST_TIMES")); err == nil {
+		d *= time.Duration(times)
+	}
+	if testing.Short() {
+		d /= 2
+	}
+	return d
+}
 
 // The sum of what a process's waits were charged with is what the kernel counted for it, and so it is over all.
 func TestAudit(t *testing.T) {
 	w := newWatch(t, owner.Options{}, sched.Options{ByProcess: true})
-	d := seconds(12)
+	d := seconds(6)
 	for i, what := range []string{"spin", "spin", "spin"} {
 		load(t, []string{"hog0", "hog1", "hog2"}[i], i&1, 5*i, 2*d, what)
 	}
@@ -37,7 +46,7 @@ func TestAudit(t *testing.T) {
 	quick := load(t, "quick", 0, 0, 2*d, "150")
 	storm := background(t, "sh", "-c", "while :; do /bin/true; done")
 	if !testing.Short() { // virtual machines lack these
-		background(t, "stress-ng", "--quiet", "--timeout", "100s", "--switch", "1", "--mutex", "1", "--fork", "1")
+		background(t, "stress-ng", "--quiet", "--timeout", "100s", "--switch", "1", "--cpu", "1", "--fork", "1")
 		background(t, "perf", "bench", "sched", "messaging", "-g", "1", "-l", "1000000")
 		background(t, "go", "build", "-a", "-o", "/dev/null", "culprit/cmd/culprit")
 	}
@@ -87,7 +96,7 @@ func TestAudit(t *testing.T) {
 // Every moment of a thread is spent somewhere, and a thread that gets no CPU is seen to wait.
 func TestTimeIsAccountedFor(t *testing.T) {
 	w := newWatch(t, owner.Options{}, sched.Options{})
-	d := seconds(8)
+	d := seconds(4)
 	load(t, "hog", lastCPU, 0, 2*d, "spin")
 	load(t, "starved", lastCPU, 19, 2*d, "spin")
 	load(t, "ticker", 0, 0, 2*d, "2000")
@@ -114,7 +123,7 @@ func TestTimeIsAccountedFor(t *testing.T) {
 // A wait is charged to whom it was because of: a hog on the same CPU.
 func TestWho(t *testing.T) {
 	w := newWatch(t, owner.Options{}, sched.Options{Worst: true})
-	d := seconds(8)
+	d := seconds(4)
 	load(t, "hog", lastCPU, -10, 2*d, "spin") // so that waits are long, and others' part of them small
 	load(t, "victim", lastCPU, 10, 2*d, "2000")
 	time.Sleep(200 * time.Millisecond)
@@ -156,7 +165,7 @@ func TestWho(t *testing.T) {
 // On an idle CPU, what a waking thread waits for is the CPU itself.
 func TestIdle(t *testing.T) {
 	w := newWatch(t, owner.Options{}, sched.Options{})
-	d := seconds(8)
+	d := seconds(4)
 	load(t, "sleeper", lastCPU, 0, 2*d, "5000")
 	time.Sleep(200 * time.Millisecond)
 	w.read()
@@ -185,7 +194,7 @@ func TestDepth(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newWatch(t, owner.Options{}, sched.Options{})
 			background(t, args...)
-			w.sleep(seconds(8))
+			w.sleep(seconds(3))
 			s := w.read()
 			var older, all uint64
 			for _, r := range s.Rows {
@@ -212,7 +221,7 @@ func TestDepth(t *testing.T) {
 // What a cgroup's quota withholds is told apart from what others take.
 func TestQuota(t *testing.T) {
 	w := newWatch(t, owner.Options{}, sched.Options{})
-	d := seconds(8)
+	d := seconds(4)
 	limited := newCPUGroup(t, 20)
 	spender := load(t, "spender", lastCPU, 0, 2*d, "spin")
 	limited.add(spender.Process.Pid)
@@ -261,7 +270,7 @@ func TestAgainstPerf(t *testing.T) {
 		t.Cleanup(func() { unix.Unmount(tracing, 0) }) // perf mounts it, and leaves it so
 	}
 	w := newWatch(t, owner.Options{}, sched.Options{})
-	d := seconds(8)
+	d := seconds(4)
 	load(t, "hog0", lastCPU, 0, 2*d, "spin")
 	load(t, "hog1", lastCPU, 0, 2*d, "spin")
 	events := filepath.Join(t.TempDir(), "events")
@@ -313,7 +322,7 @@ func TestAgainstPerf(t *testing.T) {
 // Two hogs share the blame as they share the CPU.
 func TestTwoHogs(t *testing.T) {
 	w := newWatch(t, owner.Options{}, sched.Options{})
-	d := 8 * time.Second
+	d := 6 * time.Second
 	hogs := map[string]*exec.Cmd{
 		"hog0":  load(t, "hog0", lastCPU, 0, 2*d, "spin"),
 		"hog10": load(t, "hog10", lastCPU, 10, 2*d, "spin"),
@@ -364,7 +373,7 @@ func TestLossesAreSeen(t *testing.T) {
 			for i := range 12 {
 				load(t, fmt.Sprint("tick", i), lastCPU, 0, time.Minute, fmt.Sprint(500+i))
 			}
-			w.sleep(seconds(4))
+			w.sleep(seconds(2))
 			s := w.read()
 			found := false
 			for _, l := range s.Loss {
@@ -453,7 +462,7 @@ func TestScale(t *testing.T) {
 	}
 	begin, before := time.Now(), used()
 	most := 0
-	for range 10 {
+	for range 5 {
 		w.sleep(time.Second)
 		s := w.read().Group(snapshot.ByApp)
 		for _, r := range s.Rows {
