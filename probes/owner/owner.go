@@ -281,6 +281,9 @@ func (t *Table) identity(who bpfIdentity) Identity {
 // FirstGroup is the lowest number of a group: those below it are owners.
 const FirstGroup = 1 << 20 // GROUP_FIRST of bpf/lib/owner.bpf.h
 
+// Group is the number of the group that a process is in, 0 for none.
+func (t *Table) Group(owner uint32) uint32 { return t.processes.Get(owner).Group }
+
 // Groups are the numbers that the kernel side gave to those processes that are called the same, and who they are: a process
 // without a pid.
 func (t *Table) Groups() (map[uint32]snapshot.Process, error) {

@@ -60,15 +60,24 @@ func (p *Probe) dropGroups() error {
 		_, lives := living[n]
 		return n >= owner.FirstGroup && !lives && !used[n]
 	}
-	if err := p.retirePairs(gone); err != nil {
-		return err
+	for n := range p.groups {
+		if gone(n) {
+			p.unused = append(p.unused, n) // their names until the next report
+		}
 	}
-	maps.DeleteFunc(p.groups, func(n uint32, _ snapshot.Process) bool { return gone(n) })
-	return nil
+	return p.retirePairs(gone, func(n uint32) uint32 { return n })
 }
 
-// retireCulprits takes over what was charged to processes that are gone, while they still have names, and has their
-// groups' numbers take the place of theirs.
+// groupOf is what stands for a process that is gone.
+func (p *Probe) groupOf(o uint32) uint32 {
+	if group := p.table.Group(o); group != 0 {
+		return group
+	}
+	return uint32(bpfOwnerOWNER_UNATTRIBUTED_PROCESS_TABLE_FULL)
+}
+
+// retireCulprits takes over what processes that are gone are charged with. From then on they are told apart by name
+// alone: a report of an hour would have to remember every process that ever ran, else.
 func (p *Probe) retireCulprits(gone map[uint32]bool) error {
 	for i := range p.reading.threads {
 		now, was := p.thread(uint32(i)), &p.reading.threads[i]
@@ -77,35 +86,37 @@ func (p *Probe) retireCulprits(gone map[uint32]bool) error {
 			if !gone[c.Group] || ns == 0 {
 				continue
 			}
-			t := &tally{counted: ns}
-			t.charge(c.Group, ns)
-			p.retired = append(p.retired, p.finish(p.table.Process(now.Owner), t))
+			t := p.pendingOf(now.Owner)
+			t.counted += ns
+			t.charge(p.groupOf(c.Group), ns)
 			was.Culprit[j].Listed += ns
 			was.Counted += ns
 		}
 	}
-	if err := p.retirePairs(func(n uint32) bool { return gone[n] }); err != nil {
-		return err
+	err := p.retirePairs(func(n uint32) bool { return gone[n] }, func(n uint32) uint32 {
+		if gone[n] {
+			return p.groupOf(n)
+		}
+		return n
+	})
+	if err == nil {
+		_, err = p.objects.Programs[bpfProgSweepSched].Run(&ebpf.RunOptions{})
 	}
-	_, err := p.objects.Programs[bpfProgSweepSched].Run(&ebpf.RunOptions{})
 	return err
 }
 
-// retirePairs takes over and forgets the sums of victims or culprits that are gone.
-func (p *Probe) retirePairs(gone func(number uint32) bool) error {
+// retirePairs takes over and forgets the sums of victims or culprits that are gone, and names culprits anew.
+func (p *Probe) retirePairs(gone func(number uint32) bool, name func(number uint32) uint32) error {
 	pairs := p.objects.Maps[bpfMapCulprits]
 	all, err := bpfmap.All[bpfCulpritKey, uint64](pairs)
 	if err != nil {
 		return err
 	}
-	ended := map[bpfCulpritKey]uint64{}
 	for key, ns := range all {
-		if gone(key.Victim) || gone(key.Culprit) {
-			ended[key] = ns
+		if !gone(key.Victim) && !gone(key.Culprit) {
+			continue
 		}
-	}
-	p.retired = append(p.retired, p.pairRows(ended, p.reading.pairs)...)
-	for key := range ended {
+		p.pendingOf(key.Victim).charge(name(key.Culprit), ns-p.reading.pairs[key])
 		if err := bpfmap.Forget(pairs, key); err != nil {
 			return err
 		}

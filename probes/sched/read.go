@@ -226,6 +226,16 @@ func (p *Probe) keepThread(n, w bpfThread, now, was wall) {
 	})
 }
 
+// pendingOf is the row in the making of a process, or, of what its threads have no places for, of its group.
+func (p *Probe) pendingOf(number uint32) *tally {
+	t := p.pending[number]
+	if t == nil {
+		t = &tally{}
+		p.pending[number] = t
+	}
+	return t
+}
+
 // finish makes the row of a process.
 func (p *Probe) finish(process snapshot.Process, t *tally) snapshot.SchedRow {
 	r := t.row
@@ -253,41 +263,40 @@ func (p *Probe) Read() (snapshot.Sched, error) {
 		return snapshot.Sched{}, err
 	}
 	s := snapshot.Sched{Start: was.at, End: now.at, By: snapshot.ByPID}
-	tallies := p.pending
-	of := func(o uint32) *tally {
-		t := tallies[o]
-		if t == nil {
-			t = &tally{}
-			tallies[o] = t
-		}
-		return t
-	}
 	for i, n := range now.threads {
 		if n.Tid == 0 {
 			continue
 		}
 		w, before := was.thread(i)
-		of(n.Owner).add(n, w, now.wall[i], before)
+		p.pendingOf(n.Owner).add(n, w, now.wall[i], before)
 		if p.options.ByThread {
 			p.keepThread(n, w, now.wall[i], before)
 		}
 	}
 	for o, l := range now.latencies {
 		if h := l.since(was.latencies[o], now.interval); h.Count() > 0 {
-			of(o).row.Latency = h
+			p.pendingOf(o).row.Latency = h
 		}
 	}
-	s.Rows = p.retired
-	for o, t := range tallies {
-		s.Rows = append(s.Rows, p.finish(p.table.Process(o), t))
+	for key, ns := range now.pairs {
+		p.pendingOf(key.Victim).charge(key.Culprit, ns-was.pairs[key])
 	}
-	s.Rows = append(s.Rows, p.pairRows(now.pairs, was.pairs)...)
+	s.Rows = p.retired
+	for number, t := range p.pending {
+		if t.row.Threads > 0 || len(t.culprits) > 0 || t.row.Latency.Count() > 0 {
+			s.Rows = append(s.Rows, p.finish(p.who(number), t))
+		}
+	}
 	s.Threads, p.ended = p.ended, nil
 	if err := p.readWorst(); err != nil {
 		return snapshot.Sched{}, err
 	}
 	s.Worst, p.worst = p.worst, nil
 	p.retired, p.pending = nil, map[uint32]*tally{}
+	for _, n := range p.unused {
+		delete(p.groups, n)
+	}
+	p.unused = nil
 	s.Kernel.WaitNS, p.counted = p.counted, 0
 	for _, r := range s.Rows {
 		s.Kernel.KernelWaitNS += r.KernelWait
@@ -321,25 +330,6 @@ func (l latency) since(earlier latency, interval uint32) snapshot.Histogram {
 		h.Max = max(hist.IntervalMax(l.max, interval), h.Buckets[last].Lower)
 	}
 	return h
-}
-
-// pairRows are what waits were charged beyond the threads' own places, a row for each group of victims.
-func (p *Probe) pairRows(now, was map[bpfCulpritKey]uint64) []snapshot.SchedRow {
-	victims := map[uint32]*tally{}
-	for key, ns := range now {
-		if ns == was[key] {
-			continue
-		}
-		if victims[key.Victim] == nil {
-			victims[key.Victim] = &tally{}
-		}
-		victims[key.Victim].charge(key.Culprit, ns-was[key])
-	}
-	var out []snapshot.SchedRow
-	for victim, t := range victims {
-		out = append(out, p.finish(p.who(victim), t))
-	}
-	return out
 }
 
 // nextInterval begins an interval, of which the kernel side keeps the maxima.

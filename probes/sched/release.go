@@ -48,11 +48,8 @@ func (p *Probe) retireThread(i uint32, t bpfThread) error {
 		t.Flags |= dead
 	}
 	was, before := p.reading.thread(int(i))
-	if p.pending[t.Owner] == nil {
-		p.pending[t.Owner] = &tally{}
-	}
 	spent := wallOf(t, 0, 0).atLeast(before)
-	p.pending[t.Owner].add(t, was, spent, before)
+	p.pendingOf(t.Owner).add(t, was, spent, before)
 	if p.options.ByThread {
 		p.keepThread(t, was, spent, before)
 	}
@@ -89,13 +86,9 @@ func (p *Probe) release(owners []uint32) error {
 		return fmt.Errorf("sweeping the sched probe's tables: %w", err)
 	}
 	for o := range only {
-		t := p.pending[o]
-		if t == nil {
-			t = &tally{}
-		}
-		l := p.latency(o)
+		t, l := p.pendingOf(o), p.latency(o)
 		t.row.Latency = l.since(p.reading.latencies[o], p.interval)
-		if t.row.Threads > 0 || t.row.Latency.Count() > 0 {
+		if t.row.Threads > 0 || len(t.culprits) > 0 || t.row.Latency.Count() > 0 {
 			p.retired = append(p.retired, p.finish(p.table.Process(o), t))
 		}
 		delete(p.pending, o)

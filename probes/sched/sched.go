@@ -63,7 +63,8 @@ type Probe struct {
 
 	groups         map[uint32]snapshot.Process // by number
 	reading        *reading                    // the last one
-	pending        map[uint32]*tally           // by owner: of threads that ended since
+	pending        map[uint32]*tally           // by number: what is for the next report
+	unused         []uint32                    // groups to be forgotten after it
 	retired        []snapshot.SchedRow         // of owners that were released since
 	counted        uint64                      // ns that the culprits of the rows made so far must add up to
 	folded         uint64                      // processes that lost their own row to mostRetired
