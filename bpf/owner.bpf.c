@@ -44,6 +44,7 @@ int BPF_PROG(process_rename, struct task_struct *task, const char *comm)
 	p = bpf_map_lookup_elem(&processes, &owner);
 	if (!p || !owner)
 		return 0;
+	__builtin_memset(p->who.comm, 0, sizeof(p->who.comm));
 	bpf_probe_read_kernel_str(p->who.comm, sizeof(p->who.comm), comm);
 	process_join(owner);
 	return 0;

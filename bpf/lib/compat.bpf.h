@@ -244,7 +244,14 @@ static __always_inline __u64 throttled_time(struct cfs_rq *leaf)
 
 	if (bpf_core_field_exists(leaf->throttled_clock_self_time))
 		return leaf->throttled_clock_self_time;
-	return BPF_CORE_READ(old, throttled_clock_pelt_time);
+	if (bpf_core_field_exists(old->throttled_clock_pelt_time))
+		return BPF_CORE_READ(old, throttled_clock_pelt_time);
+	return 0; /* built without CONFIG_CFS_BANDWIDTH */
+}
+
+static __always_inline bool is_leaf_throttled(struct cfs_rq *leaf)
+{
+	return bpf_core_field_exists(leaf->throttle_count) && leaf->throttle_count > 0;
 }
 
 static __always_inline __u64 throttled_since(struct cfs_rq *leaf, __u64 now)

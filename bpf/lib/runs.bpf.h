@@ -29,7 +29,6 @@ struct run {
 
 struct chapter {
 	__u64 start, end;
-	__u64 rest; /* ns of groups without a place */
 	__u64 ns[CHAPTER_GROUPS];
 	__u32 group[CHAPTER_GROUPS]; /* 0: free */
 };
@@ -125,12 +124,8 @@ static long chapter_merge(__u32 i, void *ctx)
 	to = bpf_map_lookup_elem(&chapters, &into);
 	if (!from || !to)
 		return 1;
-	if (!at) {
-		to->rest += from->rest;
-		to->end = from->end;
-	}
-	if (!chapter_add(to, from->group[at], from->ns[at]))
-		to->rest += from->ns[at];
+	to->end = from->end;
+	chapter_add(to, from->group[at], from->ns[at]); /* or it is what is left of the chapter */
 	return 0;
 }
 

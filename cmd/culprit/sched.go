@@ -44,7 +44,9 @@ How to read it:
   AUDIT         the kernel's own sum of everybody's waits (run_delay, as in
                 /proc/PID/schedstat) beside culprit's
 
-Filters choose who waited (the victim); --culprit chooses because of whom.`,
+Filters choose who waited (the victim), --culprit because of whom: WAIT is that
+part then, P50 … MAX stay those of whole waits. With --by pid, processes that have
+exited since are added up by name among the culprits.`,
 		Example: `  culprit sched 5                    a report every 5 seconds
   culprit sched --duration 1m --by pid  one minute, by process
   culprit sched 5 --matrix           who made whom wait
@@ -70,7 +72,7 @@ Filters choose who waited (the victim); --culprit chooses because of whom.`,
 	flags.BoolVar(&f.hist, "hist", false, "draw the distribution of the waits of each of the top applications")
 	flags.BoolVar(&f.worst, "worst", false, "add each application's longest waits, with what ran meanwhile")
 	flags.BoolVar(&f.time, "time", false, "add where the time of the threads went")
-	flags.BoolVar(&f.threads, "threads", false, "with --time or as json or csv: thread by thread")
+	flags.BoolVar(&f.threads, "threads", false, "the same thread by thread; as json or csv, too")
 	flags.BoolVar(&f.tiny, "tiny-tables", false, "make every table in the kernel as small as it can be, to see losses")
 	flags.MarkHidden("tiny-tables")
 	return cmd
@@ -136,7 +138,7 @@ func (f *schedFlags) writer(w io.Writer) func(snapshot.Sched) error {
 			{true, func() error { return t.Sched(s) }},
 			{f.matrix, func() error { return t.SchedMatrix(s) }},
 			{f.hist, func() error { return t.SchedHist(s, f.top) }},
-			{f.time, func() error { return t.SchedTime(s) }},
+			{f.time || f.threads, func() error { return t.SchedTime(s) }},
 			{f.worst, func() error { return t.SchedWorst(s) }},
 		}
 		for _, part := range parts {

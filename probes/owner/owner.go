@@ -230,6 +230,15 @@ func (t *Table) Remove(u User) {
 // Mark keeps an owner until the next sweep, as a probe's sweep program does by owner_seen.
 func (t *Table) Mark(owner uint32) { t.seen.Set(owner, t.sweeps) }
 
+// Gone is whether a process has ended and can cause nothing any more.
+func (t *Table) Gone(owner uint32) bool {
+	if owner < First {
+		return false
+	}
+	slot := t.processes.Get(owner)
+	return slot.Flags&uint32(bpfProcessFlagsPROCESS_DEAD) != 0 && t.gone(slot)
+}
+
 // Owners are the numbers of all processes that have one.
 func (t *Table) Owners() iter.Seq[uint32] {
 	return func(yield func(uint32) bool) {

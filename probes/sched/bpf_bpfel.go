@@ -17,7 +17,6 @@ type bpfChapter struct {
 	_     structs.HostLayout
 	Start uint64
 	End   uint64
-	Rest  uint64
 	Ns    [32]uint64
 	Group [32]uint32
 }
@@ -145,49 +144,43 @@ type bpfSchedProcess struct {
 }
 
 type bpfThread struct {
-	_        structs.HostLayout
-	Owner    uint32
-	Tid      uint32
-	Flags    uint32
-	Off      uint32
-	OffAt    uint64
-	Expected uint64
-	Waited   uint64
-	Ran      uint64
-	Irq      uint64
-	Softirq  uint64
-	Switches uint64
-	Slept    [4]uint64
-	Culprit  [6]struct {
+	_         structs.HostLayout
+	Task      uint64
+	Owner     uint32
+	Tid       uint32
+	Flags     uint32
+	Off       uint32
+	OnAt      uint64
+	OffAt     uint64
+	Expected  uint64
+	Waited    uint64
+	Ran       uint64
+	Irq       uint64
+	Softirq   uint64
+	Switches  uint64
+	Latencies uint64
+	Slept     [4]uint64
+	Culprit   [6]struct {
 		_      structs.HostLayout
 		Group  uint32
 		Zero   uint32
 		Ns     uint64
 		Listed uint64
 	}
-	Paired         uint64
 	Unplaced       uint64
 	KernelWait     uint64
 	KernelBefore   uint64
 	Counted        uint64
-	PairedListed   uint64
 	UnplacedListed uint64
 	Waiting        uint64
 	Migrations     uint64
 	NumaPages      uint64
 	List           uint32
+	Listed         uint32
+	Dead           uint32
 	Zero           uint32
 	Comm           [16]int8
 }
-
-type bpfThreadFlags uint32
-
-const (
-	bpfThreadFlagsTHREAD_DEAD      bpfThreadFlags = 1
-	bpfThreadFlagsTHREAD_THROTTLED bpfThreadFlags = 2
-	bpfThreadFlagsTHREAD_KSOFTIRQD bpfThreadFlags = 4
-	bpfThreadFlagsTHREAD_LISTED    bpfThreadFlags = 8
-)
 
 // Names of all BPF objects in the ELF.
 //
@@ -249,7 +242,6 @@ const (
 	bpfVarProcessFlagsType       = "process_flags_type"
 	bpfVarRqfFlushSeq            = "rqf_flush_seq"
 	bpfVarRqfIoStat              = "rqf_io_stat"
-	bpfVarThreadFlagsType        = "thread_flags_type"
 	bpfVarThreadPool             = "thread_pool"
 )
 
@@ -363,7 +355,6 @@ type bpfVariableSpecs struct {
 	ProcessFlagsType *ebpf.VariableSpec `ebpf:"process_flags_type"`
 	RqfFlushSeq      *ebpf.VariableSpec `ebpf:"rqf_flush_seq"`
 	RqfIoStat        *ebpf.VariableSpec `ebpf:"rqf_io_stat"`
-	ThreadFlagsType  *ebpf.VariableSpec `ebpf:"thread_flags_type"`
 	ThreadPool       *ebpf.VariableSpec `ebpf:"thread_pool"`
 }
 
@@ -457,7 +448,6 @@ type bpfVariables struct {
 	ProcessFlagsType *ebpf.Variable `ebpf:"process_flags_type"`
 	RqfFlushSeq      *ebpf.Variable `ebpf:"rqf_flush_seq"`
 	RqfIoStat        *ebpf.Variable `ebpf:"rqf_io_stat"`
-	ThreadFlagsType  *ebpf.Variable `ebpf:"thread_flags_type"`
 	ThreadPool       *ebpf.Variable `ebpf:"thread_pool"`
 }
 

@@ -1,6 +1,7 @@
 package sched
 
 import (
+	"fmt"
 	"maps"
 
 	"github.com/cilium/ebpf"
@@ -37,9 +38,10 @@ const sweepsUntilDrop = 64
 // dropGroups forgets the groups that are no more and that nothing refers to.
 func (p *Probe) dropGroups() error {
 	used := map[uint32]bool{}
-	for i := range p.threads.Len() {
-		for _, c := range p.threads.Get(i).Culprit {
-			used[c.Group] = true
+	// In the direction in which numbers travel, so that none slips past.
+	for i := range p.cpus.Len() {
+		for _, run := range p.cpus.Get(i).Run {
+			used[run.Owner] = true
 		}
 	}
 	for i := range p.chapters.Len() {
@@ -47,9 +49,9 @@ func (p *Probe) dropGroups() error {
 			used[group] = true
 		}
 	}
-	for i := range p.cpus.Len() {
-		for _, run := range p.cpus.Get(i).Run {
-			used[run.Owner] = true
+	for i := range p.threads.Len() {
+		for _, c := range p.threads.Get(i).Culprit {
+			used[c.Group] = true
 		}
 	}
 	living, err := p.table.Groups()
@@ -62,7 +64,7 @@ func (p *Probe) dropGroups() error {
 	}
 	for n := range p.groups {
 		if gone(n) {
-			p.unused = append(p.unused, n) // their names until the next report
+			p.unused[n] = true // but for its name, which the next report may need
 		}
 	}
 	return p.retirePairs(gone, func(n uint32) uint32 { return n })
@@ -79,30 +81,19 @@ func (p *Probe) groupOf(o uint32) uint32 {
 // retireCulprits takes over what processes that are gone are charged with. From then on they are told apart by name
 // alone: a report of an hour would have to remember every process that ever ran, else.
 func (p *Probe) retireCulprits(gone map[uint32]bool) error {
-	for i := range p.reading.threads {
-		now, was := p.thread(uint32(i)), &p.reading.threads[i]
-		for j, c := range now.Culprit {
-			ns := c.Listed - was.Culprit[j].Listed
-			if !gone[c.Group] || ns == 0 {
-				continue
-			}
-			t := p.pendingOf(now.Owner)
-			t.counted += ns
-			t.charge(p.groupOf(c.Group), ns)
-			was.Culprit[j].Listed += ns
-			was.Counted += ns
-		}
+	// First, so that nothing refers to them while the rest is looked at.
+	if _, err := p.objects.Programs[bpfProgSweepSched].Run(&ebpf.RunOptions{}); err != nil {
+		return fmt.Errorf("sweeping the sched probe's tables: %w", err)
 	}
-	err := p.retirePairs(func(n uint32) bool { return gone[n] }, func(n uint32) uint32 {
+	if err := p.readWorst(); err != nil {
+		return err
+	}
+	return p.retirePairs(func(n uint32) bool { return gone[n] }, func(n uint32) uint32 {
 		if gone[n] {
 			return p.groupOf(n)
 		}
 		return n
 	})
-	if err == nil {
-		_, err = p.objects.Programs[bpfProgSweepSched].Run(&ebpf.RunOptions{})
-	}
-	return err
 }
 
 // retirePairs takes over and forgets the sums of victims or culprits that are gone, and names culprits anew.

@@ -45,7 +45,7 @@ func (p *Probe) read() (*reading, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the thread pool: %w", err)
 	}
-	now, running, err := p.runningNow()
+	now, err := p.clock()
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +57,7 @@ func (p *Probe) read() (*reading, error) {
 			continue
 		}
 		r.threads[i] = t
-		r.wall[i] = wallOf(t, now, running[uint32(i)])
+		r.wall[i] = wallOf(t, now)
 		if p.reading != nil && i < len(p.reading.wall) {
 			// What is under way was guessed from several words of different moments: a time never shrinks.
 			r.wall[i] = r.wall[i].atLeast(p.reading.wall[i])
@@ -95,38 +95,37 @@ func (p *Probe) list() error {
 	return nil
 }
 
-// runningNow is what time it is for the run queues, and since when the threads that are on a CPU are there.
-func (p *Probe) runningNow() (now uint64, since map[uint32]uint64, err error) {
+// clock is what time it is for the run queues.
+func (p *Probe) clock() (uint64, error) {
 	monotonic, err := hook.MonotonicClock()
 	if err != nil {
-		return 0, nil, err
+		return 0, err
 	}
-	since = map[uint32]uint64{}
+	var now uint64
 	for i := range p.cpus.Len() {
-		c := p.cpus.Get(i)
-		if c.OffsetUntil != 0 {
-			now = monotonic.Now - c.ClockOffset
-		}
-		if c.Thread != 0 {
-			since[c.Thread] = c.Since
+		if c := p.cpus.Get(i); c.OffsetUntil != 0 {
+			now = monotonic.Now - c.ClockOffset // they differ by less than a microsecond
 		}
 	}
-	return now, since, nil
+	return now, nil
 }
 
 // wallOf adds what is under way to what is over: a thread is on a CPU since a moment, or off it.
-func wallOf(t bpfThread, now, onSince uint64) wall {
+func wallOf(t bpfThread, now uint64) wall {
 	w := wall{
 		ran: t.Ran, disk: t.Slept[bpfOffOFF_DISK], blocked: t.Slept[bpfOffOFF_BLOCKED],
 		asleep: t.Slept[bpfOffOFF_ASLEEP], uncounted: t.Slept[bpfOffOFF_RUNNABLE],
 	}
-	if t.Flags&dead != 0 {
+	if t.Dead != 0 {
 		return w
 	}
-	if onSince != 0 && now > onSince {
-		w.ran += now - onSince
+	if t.OffAt == 0 {
+		if t.OnAt != 0 && now > t.OnAt {
+			w.ran += now - t.OnAt
+		}
+		return w
 	}
-	if slept := now - t.OffAt - t.Waiting - t.Waited; onSince == 0 && t.OffAt != 0 && now > t.OffAt && int64(slept) > 0 {
+	if slept := now - t.OffAt - t.Waiting - t.Waited; now > t.OffAt && int64(slept) > 0 {
 		switch bpfOff(t.Off) {
 		case bpfOffOFF_DISK:
 			w.disk += slept
@@ -142,12 +141,6 @@ func wallOf(t bpfThread, now, onSince uint64) wall {
 func (w wall) atLeast(o wall) wall {
 	return wall{max(w.ran, o.ran), max(w.disk, o.disk), max(w.blocked, o.blocked), max(w.asleep, o.asleep), max(w.uncounted, o.uncounted)}
 }
-
-// Flags of a thread's slot.
-const (
-	dead     = uint32(bpfThreadFlagsTHREAD_DEAD)
-	isListed = uint32(bpfThreadFlagsTHREAD_LISTED)
-)
 
 // tally is a row in the making.
 type tally struct {
@@ -166,11 +159,18 @@ func (t *tally) charge(number uint32, ns uint64) {
 	t.culprits[number] += ns
 }
 
+// setLatency keeps the sum, which is the threads'.
+func (t *tally) setLatency(h snapshot.Histogram) {
+	h.Sum = t.row.Latency.Sum
+	t.row.Latency = h
+}
+
 // add adds what a thread did between two readings.
 func (t *tally) add(n, w bpfThread, now, was wall) {
 	r := &t.row
 	r.Threads++
 	r.Switches += n.Switches - w.Switches
+	r.Latency.Sum += n.Latencies - w.Latencies
 	r.OnCPU += now.ran - was.ran
 	r.IRQStolen += n.Irq - w.Irq
 	r.SoftirqStolen += n.Softirq - w.Softirq
@@ -182,7 +182,7 @@ func (t *tally) add(n, w bpfThread, now, was wall) {
 	t.counted += (n.Counted - n.KernelBefore) - (w.Counted - w.KernelBefore)
 	r.Migrations += n.Migrations - w.Migrations
 	r.NUMAPages += n.NumaPages - w.NumaPages
-	if n.Flags&dead == 0 {
+	if n.Dead == 0 {
 		r.Waiting += n.Waiting
 	}
 	r.Before += w.Waiting
@@ -195,7 +195,7 @@ func (t *tally) add(n, w bpfThread, now, was wall) {
 // thread reads a slot.
 func (p *Probe) thread(i uint32) bpfThread {
 	t := p.threads.Get(i)
-	if t.Flags&(isListed|dead) == 0 {
+	if t.Listed == 0 && t.Dead == 0 {
 		return listed(t)
 	}
 	return t
@@ -208,7 +208,7 @@ func listed(t bpfThread) bpfThread {
 	for i := range t.Culprit {
 		t.Culprit[i].Listed = t.Culprit[i].Ns
 	}
-	t.PairedListed, t.UnplacedListed = t.Paired, t.Unplaced
+	t.UnplacedListed = t.Unplaced
 	return t
 }
 
@@ -275,7 +275,7 @@ func (p *Probe) Read() (snapshot.Sched, error) {
 	}
 	for o, l := range now.latencies {
 		if h := l.since(was.latencies[o], now.interval); h.Count() > 0 {
-			p.pendingOf(o).row.Latency = h
+			p.pendingOf(o).setLatency(h)
 		}
 	}
 	for key, ns := range now.pairs {
@@ -293,10 +293,10 @@ func (p *Probe) Read() (snapshot.Sched, error) {
 	}
 	s.Worst, p.worst = p.worst, nil
 	p.retired, p.pending = nil, map[uint32]*tally{}
-	for _, n := range p.unused {
+	for n := range p.unused {
 		delete(p.groups, n)
 	}
-	p.unused = nil
+	clear(p.unused)
 	s.Kernel.WaitNS, p.counted = p.counted, 0
 	for _, r := range s.Rows {
 		s.Kernel.KernelWaitNS += r.KernelWait

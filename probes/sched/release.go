@@ -10,6 +10,8 @@ import (
 // listsUntilGone is how many lists in a row must lack a thread whose end reached no program.
 const listsUntilGone = 3
 
+const sweepsUntilList = 16
+
 // Sweep takes over what threads did that have ended, and marks the owners that are still in use.
 func (p *Probe) Sweep(number uint32) error {
 	if err := p.learnGroups(); err != nil {
@@ -17,6 +19,11 @@ func (p *Probe) Sweep(number uint32) error {
 	}
 	if err := p.readWorst(); err != nil {
 		return err
+	}
+	if number%sweepsUntilList == 0 { // reports may be far between
+		if err := p.list(); err != nil {
+			return err
+		}
 	}
 	pool, err := bpfmap.Variable[bpfPool](p.objects.Variables["thread_pool"])
 	if err != nil {
@@ -27,7 +34,7 @@ func (p *Probe) Sweep(number uint32) error {
 		if t.Tid == 0 {
 			continue
 		}
-		if t.Flags&dead != 0 || t.Flags&isListed != 0 && p.lists-t.List > listsUntilGone {
+		if t.Dead != 0 || t.Listed != 0 && p.lists-t.List > listsUntilGone || p.isOwnerless(i, t) {
 			if err := p.retireThread(i, t); err != nil {
 				return err
 			}
@@ -41,17 +48,29 @@ func (p *Probe) Sweep(number uint32) error {
 	return nil
 }
 
+// isOwnerless is whether a thread's process has been gone for a while, though its own end reached no program.
+func (p *Probe) isOwnerless(i uint32, t bpfThread) bool {
+	if !p.table.Gone(t.Owner) {
+		return false
+	}
+	p.ownerless[i]++
+	return p.ownerless[i] > listsUntilGone
+}
+
 // retireThread adds what a thread did to its process's next row, and gives its slot back.
 func (p *Probe) retireThread(i uint32, t bpfThread) error {
-	if t.Flags&dead == 0 {
+	if t.Dead == 0 {
 		t = listed(t)
-		t.Flags |= dead
+		t.Dead = 1
 	}
 	was, before := p.reading.thread(int(i))
-	spent := wallOf(t, 0, 0).atLeast(before)
-	p.pendingOf(t.Owner).add(t, was, spent, before)
-	if p.options.ByThread {
-		p.keepThread(t, was, spent, before)
+	delete(p.ownerless, i)
+	spent := wallOf(t, 0).atLeast(before)
+	if was.Dead == 0 { // else it was in the last report
+		p.pendingOf(t.Owner).add(t, was, spent, before)
+		if p.options.ByThread {
+			p.keepThread(t, was, spent, before)
+		}
 	}
 	if int(i) < len(p.reading.threads) {
 		p.reading.threads[i], p.reading.wall[i] = bpfThread{}, wall{}
@@ -83,11 +102,11 @@ func (p *Probe) release(owners []uint32) error {
 		only[o] = true
 	}
 	if err := p.retireCulprits(only); err != nil {
-		return fmt.Errorf("sweeping the sched probe's tables: %w", err)
+		return err
 	}
 	for o := range only {
 		t, l := p.pendingOf(o), p.latency(o)
-		t.row.Latency = l.since(p.reading.latencies[o], p.interval)
+		t.setLatency(l.since(p.reading.latencies[o], p.interval))
 		if t.row.Threads > 0 || len(t.culprits) > 0 || t.row.Latency.Count() > 0 {
 			p.retired = append(p.retired, p.finish(p.table.Process(o), t))
 		}

@@ -64,7 +64,8 @@ type Probe struct {
 	groups         map[uint32]snapshot.Process // by number
 	reading        *reading                    // the last one
 	pending        map[uint32]*tally           // by number: what is for the next report
-	unused         []uint32                    // groups to be forgotten after it
+	unused         map[uint32]bool             // groups to be forgotten after it
+	ownerless      map[uint32]int              // by thread: sweeps since its process was gone
 	retired        []snapshot.SchedRow         // of owners that were released since
 	counted        uint64                      // ns that the culprits of the rows made so far must add up to
 	folded         uint64                      // processes that lost their own row to mostRetired
@@ -95,7 +96,7 @@ func Load(table *owner.Table, o Options) (*Probe, error) {
 		return nil, err
 	}
 	table.Fit(spec)
-	p := &Probe{options: o, table: table, groups: map[uint32]snapshot.Process{}, pending: map[uint32]*tally{}}
+	p := &Probe{options: o, table: table, groups: map[uint32]snapshot.Process{}, pending: map[uint32]*tally{}, unused: map[uint32]bool{}, ownerless: map[uint32]int{}}
 	p.objects, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: table.Maps()})
 	if err != nil {
 		return nil, fmt.Errorf("loading the sched probe: %w", err)

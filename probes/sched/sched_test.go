@@ -483,3 +483,83 @@ func TestScale(t *testing.T) {
 		t.Errorf("%d threads were seen, want %d", most, processes*threads)
 	}
 }
+
+// A thread other than the first one that executes a program becomes the first one, with its number, and keeps its slot.
+func TestThreadedExec(t *testing.T) {
+	w := newWatch(t, owner.Options{}, sched.Options{})
+	path := livetest.Compile(t, "execs", execs)
+	child := background(t, path)
+	for range 6 {
+		w.sleep(200 * time.Millisecond)
+		w.read()
+	}
+	before := schedstat(t, child.Process.Pid)
+	load(t, "hog", lastCPU, 0, time.Minute, "spin")
+	w.sleep(seconds(2))
+	s := w.read()
+	r, kernel := row(t, s, "executed"), schedstat(t, child.Process.Pid)-before
+	log(t, r)
+	if r.Threads != 1 || math.Abs(float64(r.Wait())-float64(kernel)) > max(float64(kernel)/50, 2e6) {
+		t.Errorf("%d threads waited for %d ns, by the kernel's count %d", r.Threads, r.Wait(), kernel)
+	}
+	if r.Latency.Count() == 0 || r.Latency.Mean() == 0 {
+		t.Errorf("%d waits of %d ns on average", r.Latency.Count(), r.Latency.Mean())
+	}
+}
+
+// Softirqs of a stream that another process receives are told as stolen from whom they interrupt.
+func TestSoftirq(t *testing.T) {
+	w := newWatch(t, owner.Options{}, sched.Options{})
+	d := seconds(4)
+	path := livetest.Compile(t, "stream", stream)
+	const ns = "culprit-test"
+	livetest.Command(t, "ip", "netns", "add", ns)
+	t.Cleanup(func() { livetest.Command(t, "ip", "netns", "del", ns) })
+	livetest.Command(t, "ip", "link", "add", "culprit-a", "type", "veth", "peer", "name", "culprit-b", "netns", ns)
+	livetest.Command(t, "ip", "addr", "add", "198.51.100.1/24", "dev", "culprit-a")
+	livetest.Command(t, "ip", "link", "set", "culprit-a", "up")
+	livetest.Command(t, "ip", "-n", ns, "addr", "add", "198.51.100.2/24", "dev", "culprit-b")
+	livetest.Command(t, "ip", "-n", ns, "link", "set", "culprit-b", "up")
+	// What the sender's CPU would do for the receiver goes to the other one (RPS).
+	livetest.Command(t, "ip", "netns", "exec", ns, "sh", "-c", fmt.Sprintf("echo %x > /sys/class/net/culprit-b/queues/rx-0/rps_cpus", 1<<lastCPU))
+	background(t, "ip", "netns", "exec", ns, "taskset", "-c", strconv.Itoa(lastCPU), path, "receive", "5001")
+	background(t, "taskset", "-c", "0", path, "send", "198.51.100.2", "5001")
+	load(t, "computer", lastCPU, 0, 2*d, "spin")
+	time.Sleep(500 * time.Millisecond)
+	w.read()
+	before := softirqs(t, lastCPU)
+	w.sleep(d)
+	kernel := softirqs(t, lastCPU) - before
+	s := w.read()
+	r := row(t, s, "computer")
+	log(t, r)
+	var stolen uint64
+	for _, r := range s.Rows {
+		stolen += r.SoftirqStolen
+	}
+	t.Logf("%v of softirqs were stolen from computer, %v from all; the kernel counts %v on its CPU, in ticks", time.Duration(r.SoftirqStolen), time.Duration(stolen), kernel)
+	if r.SoftirqStolen < r.OnCPU/100 {
+		t.Errorf("%d ns were stolen, beside %d: the load was not what it should be", r.SoftirqStolen, r.OnCPU)
+	}
+}
+
+// softirqs is a CPU's softirq time by /proc/stat, which samples it at each tick.
+func softirqs(t testing.TB, cpu int) time.Duration {
+	t.Helper()
+	text, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		fields := strings.Fields(line)
+		if len(fields) > 7 && fields[0] == fmt.Sprintf("cpu%d", cpu) {
+			ticks, err := strconv.Atoi(fields[7])
+			if err != nil {
+				t.Fatal(err)
+			}
+			return time.Duration(ticks) * 10 * time.Millisecond
+		}
+	}
+	t.Fatalf("no CPU %d", cpu)
+	return 0
+}

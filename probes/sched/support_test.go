@@ -344,3 +344,66 @@ func (g cpuGroup) throttled() uint64 {
 	g.t.Fatalf("no throttled time in %s", text)
 	return 0
 }
+
+// The source of a program whose second thread executes it again; then it wakes up each millisecond, on the last CPU.
+const execs = `
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <sched.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+static char *path;
+
+static void *again(void *arg)
+{
+	usleep(300000);
+	execl(path, "execs", "again", (char *)0);
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	cpu_set_t cpus;
+	pthread_t t;
+
+	path = "/proc/self/exe";
+	if (argc == 1) {
+		if (!pthread_create(&t, 0, again, 0))
+			pause();
+		return 1;
+	}
+	prctl(PR_SET_NAME, "executed");
+	CPU_ZERO(&cpus);
+	CPU_SET(1, &cpus);
+	sched_setaffinity(0, sizeof(cpus), &cpus);
+	for (;;)
+		usleep(1000);
+}
+`
+
+// The source of a program of two ends: stream receive PORT or stream send ADDRESS PORT, for ever, datagrams of 1,400 bytes.
+const stream = `
+#include <arpa/inet.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+int main(int argc, char **argv)
+{
+	static char buf[1400];
+	struct sockaddr_in to = { .sin_family = AF_INET };
+	int fd = socket(AF_INET, SOCK_DGRAM, 0), receives = !strcmp(argv[1], "receive");
+
+	to.sin_port = htons(atoi(argv[argc - 1]));
+	if (!receives)
+		to.sin_addr.s_addr = inet_addr(argv[2]);
+	if (receives ? bind(fd, (void *)&to, sizeof(to)) : connect(fd, (void *)&to, sizeof(to)))
+		return 1;
+	for (;;)
+		if (receives)
+			read(fd, buf, sizeof(buf));
+		else if (write(fd, buf, sizeof(buf)) < 0)
+			usleep(100);
+}
+`

@@ -51,6 +51,7 @@ type SchedRow struct {
 	SoftirqCaused uint64 // by sockets of its own
 
 	Culprits []Culprit // who had the CPU while it waited, most first; their sum is the wait
+	LeftOut  uint64    // waits because of culprits that BecauseOf left out
 	Waiting  uint64    // for how long the threads that wait at the interval's end have waited by then
 	Before   uint64    // the same at its beginning: it is in Culprits or Waiting, but no part of the interval
 	Latency  Histogram // of completed waits
@@ -102,7 +103,7 @@ func (r SchedRow) Quota() uint64 {
 
 // Wall is the threads' time altogether.
 func (r SchedRow) Wall() uint64 {
-	return r.OnCPU + r.IRQStolen + r.SoftirqStolen + r.Wait() + r.Waiting - r.Before + r.Disk + r.Blocked + r.Asleep + r.Uncounted
+	return r.OnCPU + r.IRQStolen + r.SoftirqStolen + r.Wait() + r.LeftOut + r.Waiting - r.Before + r.Disk + r.Blocked + r.Asleep + r.Uncounted
 }
 
 // merge leaves the culprits to Group, which adds up those of all rows at once.
@@ -208,7 +209,10 @@ func groupCulprits(in []Culprit, by By) []Culprit {
 func (s Sched) BecauseOf(culprits []string) Sched {
 	s.Rows = slices.Clone(s.Rows)
 	for i := range s.Rows {
-		s.Rows[i].Culprits = filter(s.Rows[i].Culprits, func(c Culprit) bool { return slices.Contains(culprits, c.Name(s.By)) })
+		r := &s.Rows[i]
+		all := r.Wait()
+		r.Culprits = filter(r.Culprits, func(c Culprit) bool { return slices.Contains(culprits, c.Name(s.By)) })
+		r.LeftOut = all - r.Wait()
 	}
 	s.Rows = filter(s.Rows, func(r SchedRow) bool { return len(r.Culprits) > 0 })
 	s.Worst = filter(s.Worst, func(w SchedWait) bool {
