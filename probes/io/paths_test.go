@@ -334,7 +334,10 @@ func TestBooks(t *testing.T) {
 
 // everything is a load of all kinds on all disks at once, in so many seconds.
 func everything(t *testing.T, w *livetest.Watch, dirs map[string]string) {
-	const seconds = 8
+	seconds := 8
+	if testing.Short() {
+		seconds = 4
+	}
 	failed := make(chan error, 100)
 	running := 0
 	run := func(name string, args ...string) {

@@ -133,8 +133,8 @@ func TestWho(t *testing.T) {
 	r := row(t, s, "victim")
 	log(t, r)
 	wait, share := r.Wait()-charged(r, snapshot.WakeUpPath), 0.99
-	if !quiet(t, s, "hog", "victim") {
-		wait, share = wait-others(r, "hog"), 0.95 // interrupts come, too
+	if !quiet(t, s, "hog", "victim") || testing.Short() {
+		wait, share = wait-others(r, "hog"), 0.95 // interrupts come, too, and take long where they are emulated
 	}
 	if hog := charged(r, "hog"); float64(hog) < share*float64(wait) {
 		t.Errorf("the hog is charged with %d of %d ns", hog, wait)
@@ -496,11 +496,14 @@ func TestThreadedExec(t *testing.T) {
 	before := schedstat(t, child.Process.Pid)
 	load(t, "hog", lastCPU, 0, time.Minute, "spin")
 	w.sleep(seconds(2))
+	least := schedstat(t, child.Process.Pid) - before
 	s := w.read()
-	r, kernel := row(t, s, "executed"), schedstat(t, child.Process.Pid)-before
+	most := schedstat(t, child.Process.Pid) - before
+	r := row(t, s, "executed")
 	log(t, r)
-	if r.Threads != 1 || math.Abs(float64(r.Wait())-float64(kernel)) > max(float64(kernel)/50, 2e6) {
-		t.Errorf("%d threads waited for %d ns, by the kernel's count %d", r.Threads, r.Wait(), kernel)
+	const tolerance = 2e6 // what it waited between the last reading and the first look at its own sum
+	if r.Threads != 1 || r.Wait()+tolerance < least || r.Wait() > most+tolerance {
+		t.Errorf("%d threads waited for %d ns, by the kernel's count %d to %d", r.Threads, r.Wait(), least, most)
 	}
 	if r.Latency.Count() == 0 || r.Latency.Mean() == 0 {
 		t.Errorf("%d waits of %d ns on average", r.Latency.Count(), r.Latency.Mean())
