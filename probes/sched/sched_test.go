@@ -277,7 +277,7 @@ func TestAgainstPerf(t *testing.T) {
 	w.read()
 	// The victims live within both windows.
 	livetest.Command(t, "perf", "sched", "record", "-o", events, "sh", "-c", `"$0" runner $1 0 $2 spin & "$0" waker $1 19 $2 5000; wait`,
-		loadsPath, strconv.Itoa(lastCPU), fmt.Sprint(d.Seconds()))
+		loadsProgram(t), strconv.Itoa(lastCPU), fmt.Sprint(d.Seconds()))
 	s := w.read()
 	rows := livetest.Command(t, "perf", "sched", "timehist", "-i", events)
 	const waitTime, schedDelay = 3, 4 // columns: since it was preempted (or fell asleep), and since it woke up

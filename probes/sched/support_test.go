@@ -200,21 +200,16 @@ int main(int argc, char **argv)
 }
 `
 
-var loadsPath string
+// loadsProgram is where loads was compiled to for a test.
+func loadsProgram(t testing.TB) string {
+	t.Helper()
+	return livetest.Compile(t, "loads", loads)
+}
 
 // load starts a process called comm, which ends by itself or with the test.
 func load(t testing.TB, comm string, cpu, nice int, d time.Duration, what string) *exec.Cmd {
 	t.Helper()
-	if loadsPath == "" {
-		built := livetest.Compile(t, "loads", loads)
-		keep, err := os.MkdirTemp("", "culprit-loads")
-		if err != nil {
-			t.Fatal(err)
-		}
-		loadsPath = filepath.Join(keep, "loads")
-		livetest.Command(t, "cp", built, loadsPath)
-	}
-	cmd := exec.Command(loadsPath, comm, strconv.Itoa(cpu), strconv.Itoa(nice), fmt.Sprint(d.Seconds()), what)
+	cmd := exec.Command(loadsProgram(t), comm, strconv.Itoa(cpu), strconv.Itoa(nice), fmt.Sprint(d.Seconds()), what)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
