@@ -109,10 +109,13 @@ func Missed(objects *ebpf.Collection) (map[string]uint64, error) {
 	return missed, nil
 }
 
-// Memory is how many bytes the kernel accounts for maps.
-func Memory(of []*ebpf.Map) (uint64, error) {
+// Memory is how many bytes the kernel accounts for the maps of an object, without those that it shares, by name.
+func Memory(all, shared map[string]*ebpf.Map) (uint64, error) {
 	var sum uint64
-	for _, m := range of {
+	for name, m := range all {
+		if shared[name] != nil {
+			continue
+		}
 		info, err := m.Info()
 		if err != nil {
 			return 0, fmt.Errorf("reading the size of %s: %w", m, err)

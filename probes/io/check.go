@@ -95,13 +95,4 @@ func PassesPages(kernel *btf.Spec) bool {
 
 // Memory is how many bytes the kernel sets aside for the probe, at most, without
 // what it shares with the process table.
-func (p *Probe) Memory() (uint64, error) {
-	shared := p.table.Maps()
-	var own []*ebpf.Map
-	for name, m := range p.objects.Maps {
-		if shared[name] == nil {
-			own = append(own, m)
-		}
-	}
-	return hook.Memory(own)
-}
+func (p *Probe) Memory() (uint64, error) { return hook.Memory(p.objects.Maps, p.table.Maps()) }

@@ -2,8 +2,6 @@ package owner
 
 import (
 	"fmt"
-	"maps"
-	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -31,4 +29,4 @@ func Check(kernel *btf.Spec) ([]hook.Tracepoint, error) {
 }
 
 // Memory is how many bytes the kernel sets aside for the table, at most.
-func (t *Table) Memory() (uint64, error) { return hook.Memory(slices.Collect(maps.Values(t.Maps()))) }
+func (t *Table) Memory() (uint64, error) { return hook.Memory(t.Maps(), nil) }
