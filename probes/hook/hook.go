@@ -1,4 +1,4 @@
-// Package hook finds what the running kernel offers to BPF programs, and attaches them.
+// Package hook finds what the running kernel offers to BPF programs, prepares their objects for it, and attaches them.
 package hook
 
 import (
@@ -81,6 +81,25 @@ func Reduce(spec *ebpf.CollectionSpec, without map[string]string, kernel *btf.Sp
 			}
 		}
 	}
+}
+
+// Resize gives maps of an object a number of entries, by name; 0 leaves a map's own.
+func Resize(spec *ebpf.CollectionSpec, entries map[string]uint32) {
+	for name, n := range entries {
+		if n != 0 {
+			spec.Maps[name].MaxEntries = n
+		}
+	}
+}
+
+// SetVariables gives global variables of an object their values, by name.
+func SetVariables(spec *ebpf.CollectionSpec, values map[string]any) error {
+	for name, value := range values {
+		if err := spec.Variables[name].Set(value); err != nil {
+			return fmt.Errorf("setting %s: %w", name, err)
+		}
+	}
+	return nil
 }
 
 // Attach attaches a program to the tracepoint that it was compiled for.

@@ -133,22 +133,16 @@ func tags(sys string) uint32 {
 
 // configure sets what the object must know before it is loaded.
 func configure(spec *ebpf.CollectionSpec, o Options, kernel *btf.Spec) error {
-	for size, names := range map[*uint32][]string{
-		&o.Rows:         {bpfMapIoRows, bpfMapIoRowOf, bpfMapIoRowsReturned},
-		&o.Buckets:      {bpfMapHistChunks, bpfMapHistChunksReturned},
-		&o.Inodes:       {bpfMapDirtyInodes},
-		&o.Folios:       {bpfMapDirtyFolios},
-		&o.Bios:         {bpfMapBioOwners},
-		&o.Slots:        {bpfMapRequestSlots},
-		&o.Transactions: {bpfMapTransactions},
-		&o.Shares:       {bpfMapShares},
-	} {
-		for _, name := range names {
-			if *size != 0 {
-				spec.Maps[name].MaxEntries = *size
-			}
-		}
-	}
+	hook.Resize(spec, map[string]uint32{
+		bpfMapIoRows: o.Rows, bpfMapIoRowOf: o.Rows, bpfMapIoRowsReturned: o.Rows,
+		bpfMapHistChunks: o.Buckets, bpfMapHistChunksReturned: o.Buckets,
+		bpfMapDirtyInodes:  o.Inodes,
+		bpfMapDirtyFolios:  o.Folios,
+		bpfMapBioOwners:    o.Bios,
+		bpfMapRequestSlots: o.Slots,
+		bpfMapTransactions: o.Transactions,
+		bpfMapShares:       o.Shares,
+	})
 	if !o.Files {
 		spec.Maps[bpfMapIoFiles].MaxEntries = 1
 	}
@@ -165,7 +159,7 @@ func configure(spec *ebpf.CollectionSpec, o Options, kernel *btf.Spec) error {
 		"__RQF_FLUSH_SEQ": 4,  // macros before 6.10, then an enum without a name
 		"__RQF_IO_STAT":   13,
 	})
-	for name, value := range map[string]any{
+	if err := hook.SetVariables(spec, map[string]any{
 		"keep_files":                    o.Files,
 		"keep_worst":                    o.Worst,
 		"page_shift":                    pageShift(),
@@ -177,10 +171,8 @@ func configure(spec *ebpf.CollectionSpec, o Options, kernel *btf.Spec) error {
 		"io_row_pool":                   bpfPool{Next: 1, Size: spec.Maps[bpfMapIoRows].MaxEntries},
 		"hist_chunk_pool":               bpfPool{Next: 1, Size: spec.Maps[bpfMapHistChunks].MaxEntries},
 		"request_slot_pool":             bpfPool{Next: 1, Size: spec.Maps[bpfMapRequestSlots].MaxEntries},
-	} {
-		if err := spec.Variables[name].Set(value); err != nil {
-			return fmt.Errorf("setting %s: %w", name, err)
-		}
+	}); err != nil {
+		return err
 	}
 	hook.Reduce(spec, without, kernel)
 	if o.NoSleeps {

@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"culprit/probes/bpfmap"
+	"culprit/probes/hook"
 	"culprit/probes/snapshot"
 )
 
@@ -109,16 +110,15 @@ func Load(o Options) (*Table, error) {
 		return nil, fmt.Errorf("reading the process table's object: %w", err)
 	}
 	if o.Processes != 0 {
-		for _, name := range []string{bpfMapProcesses, bpfMapProcessesReturned, bpfMapProcessOwners, bpfMapOwnerSeen} {
-			spec.Maps[name].MaxEntries = max(o.Processes, First+1)
-		}
+		o.Processes = max(o.Processes, First+1)
 	}
+	hook.Resize(spec, map[string]uint32{
+		bpfMapProcesses: o.Processes, bpfMapProcessesReturned: o.Processes, bpfMapProcessOwners: o.Processes, bpfMapOwnerSeen: o.Processes,
+		bpfMapNames: o.Names,
+	})
 	losses, err := lossNames(spec)
 	if err != nil {
 		return nil, err
-	}
-	if o.Names != 0 {
-		spec.Maps[bpfMapNames].MaxEntries = o.Names
 	}
 	boot, err := bootTime()
 	if err != nil {

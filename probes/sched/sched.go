@@ -119,31 +119,20 @@ func configure(spec *ebpf.CollectionSpec, o *Options) error {
 	if o.Threads == 0 {
 		o.Threads = max(spec.Maps[bpfMapThreads].MaxEntries, 4*runningThreads(o.Proc))
 	}
-	for size, names := range map[*uint32][]string{
-		&o.Threads: {bpfMapThreads, bpfMapThreadsReturned},
-		&o.Pairs:   {bpfMapCulprits},
-		&o.Buckets: {bpfMapHistChunks, bpfMapHistChunksReturned},
-	} {
-		for _, name := range names {
-			if *size != 0 {
-				spec.Maps[name].MaxEntries = *size
-			}
-		}
-	}
+	hook.Resize(spec, map[string]uint32{
+		bpfMapThreads: o.Threads, bpfMapThreadsReturned: o.Threads,
+		bpfMapCulprits:   o.Pairs,
+		bpfMapHistChunks: o.Buckets, bpfMapHistChunksReturned: o.Buckets,
+	})
 	if !o.Worst {
 		spec.Maps[bpfMapExemplars].MaxEntries = uint32(os.Getpagesize())
 	}
-	for name, value := range map[string]any{
+	return hook.SetVariables(spec, map[string]any{
 		"by_process":      o.ByProcess,
 		"keep_worst":      o.Worst,
 		"thread_pool":     bpfPool{Next: 1, Size: spec.Maps[bpfMapThreads].MaxEntries},
 		"hist_chunk_pool": bpfPool{Next: 1, Size: spec.Maps[bpfMapHistChunks].MaxEntries},
-	} {
-		if err := spec.Variables[name].Set(value); err != nil {
-			return fmt.Errorf("setting %s: %w", name, err)
-		}
-	}
-	return nil
+	})
 }
 
 // runningThreads is how many threads the host has: the second number of /proc/loadavg's fourth field.
