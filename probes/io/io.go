@@ -99,14 +99,12 @@ func Load(table *owner.Table, o Options) (*Probe, error) {
 	if err := configure(spec, o, kernel); err != nil {
 		return nil, err
 	}
-	table.Fit(spec)
 	hides, err := hidesEvents(kernel)
 	if err != nil {
 		return nil, err
 	}
 	p := &Probe{hides: hides, options: o, table: table, devices: map[uint32]string{}, totals: map[string]totals{}}
-	p.objects, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: table.Maps()})
-	if err != nil {
+	if p.objects, err = table.LoadObject(spec); err != nil {
 		return nil, fmt.Errorf("loading the io probe: %w", err)
 	}
 	if err := p.start(spec); err != nil {

@@ -195,9 +195,7 @@ func (t *Table) Close() error {
 	return errors.Join(append(errs, t.objects.Close())...)
 }
 
-// Maps are the maps that a probe's object shares with the table, by name, for
-// ebpf.CollectionOptions.MapReplacements. Before it loads, the probe gives its specs
-// their sizes with Fit.
+// Maps are the maps that a probe's object shares with the table, by name.
 func (t *Table) Maps() map[string]*ebpf.Map {
 	o := &t.objects
 	return map[string]*ebpf.Map{
@@ -207,13 +205,15 @@ func (t *Table) Maps() map[string]*ebpf.Map {
 	}
 }
 
-// Fit gives the shared maps of a probe's specification the sizes that they have here.
-func (t *Table) Fit(spec *ebpf.CollectionSpec) {
-	for name, m := range t.Maps() {
+// LoadObject loads a probe's object with the maps that it shares with the table, in the sizes that they have here.
+func (t *Table) LoadObject(spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
+	shared := t.Maps()
+	for name, m := range shared {
 		if s := spec.Maps[name]; s != nil {
 			s.MaxEntries = m.MaxEntries()
 		}
 	}
+	return ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: shared})
 }
 
 // Processes is the number of slots: owners are below it.

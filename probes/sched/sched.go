@@ -95,10 +95,8 @@ func Load(table *owner.Table, o Options) (*Probe, error) {
 	if err := configure(spec, &o); err != nil {
 		return nil, err
 	}
-	table.Fit(spec)
 	p := &Probe{options: o, table: table, groups: map[uint32]snapshot.Process{}, pending: map[uint32]*tally{}, unused: map[uint32]bool{}, ownerless: map[uint32]int{}}
-	p.objects, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: table.Maps()})
-	if err != nil {
+	if p.objects, err = table.LoadObject(spec); err != nil {
 		return nil, fmt.Errorf("loading the sched probe: %w", err)
 	}
 	if err := p.start(spec); err != nil {
