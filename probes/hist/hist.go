@@ -3,7 +3,10 @@
 package hist
 
 import (
+	"fmt"
 	"math"
+
+	"github.com/cilium/ebpf"
 
 	"culprit/probes/snapshot"
 )
@@ -84,11 +87,30 @@ func (c Counts) Since(earlier Counts) snapshot.Histogram {
 	return h
 }
 
+// NextInterval begins an interval, of which the kernel side of an object keeps the maxima.
+func NextInterval(objects *ebpf.Collection, number *uint32) error {
+	*number++
+	if err := objects.Variables["interval"].Set(*number); err != nil {
+		return fmt.Errorf("beginning an interval: %w", err)
+	}
+	return nil
+}
+
 // maxBits is MAX_NS_BITS of bpf/lib/hist.bpf.h.
 const maxBits = 48
 
-// IntervalMax is the largest value of an interval, 0 if it had none.
-func IntervalMax(at [2]uint64, interval uint32) uint64 {
+// Max is the largest value of an interval whose distribution is h.
+func Max(h snapshot.Histogram, at [2]uint64, interval uint32) uint64 {
+	most := intervalMax(at, interval)
+	if last := len(h.Buckets) - 1; last >= 0 {
+		// What ended while this reading was taken has its maximum in the next interval.
+		most = max(most, h.Buckets[last].Lower)
+	}
+	return most
+}
+
+// intervalMax is what the kernel side kept of an interval, 0 if it had none.
+func intervalMax(at [2]uint64, interval uint32) uint64 {
 	packed := at[interval&1]
 	if packed>>maxBits != uint64(interval)&(1<<(64-maxBits)-1) {
 		return 0

@@ -114,7 +114,7 @@ func TestIntervalMax(t *testing.T) {
 		{[2]uint64{pack(2, 1<<maxBits-1), 0}, 2, 1<<maxBits - 1},
 		{[2]uint64{pack(1<<16+2, 7), 0}, 1<<16 + 2, 7}, // the number is kept modulo 2^16
 	} {
-		if got := IntervalMax(c.at, c.interval); got != c.want {
+		if got := intervalMax(c.at, c.interval); got != c.want {
 			t.Errorf("%x in interval %d: got %d, want %d", c.at, c.interval, got, c.want)
 		}
 	}

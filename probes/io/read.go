@@ -204,16 +204,12 @@ func (p *Probe) Read() (snapshot.IO, error) {
 	return s, nil
 }
 
-// nextInterval learns new disks and begins an interval, of which the kernel side keeps the maxima.
+// nextInterval learns new disks and begins an interval.
 func (p *Probe) nextInterval() error {
 	if err := p.findDevices(); err != nil {
 		return err
 	}
-	p.interval++
-	if err := p.objects.Variables["interval"].Set(p.interval); err != nil {
-		return fmt.Errorf("beginning an interval: %w", err)
-	}
-	return nil
+	return hist.NextInterval(p.objects, &p.interval)
 }
 
 // difference is what rows, transactions and sleeps grew by; of the owners in only, or of all
@@ -307,11 +303,7 @@ func addRow(r *snapshot.IORow, n, w bpfIoRow, latencies, before [2]latency, inte
 		l.Queue = now.queue.Since(then.queue).Merge(hist.Zeros(unqueued.Count()))
 		l.Device = now.device.Since(then.device).Merge(unqueued)
 		l.Total.Sum = n.Latency[op].Sum - w.Latency[op].Sum
-		l.Total.Max = hist.IntervalMax(n.Latency[op].Max.At, interval)
-		if last := len(l.Total.Buckets) - 1; last >= 0 {
-			// What completed while this reading was taken has its maximum in the next interval.
-			l.Total.Max = max(l.Total.Max, l.Total.Buckets[last].Lower)
-		}
+		l.Total.Max = hist.Max(l.Total, n.Latency[op].Max.At, interval)
 	}
 }
 

@@ -251,7 +251,7 @@ func (p *Probe) finish(process snapshot.Process, t *tally) snapshot.SchedRow {
 // Read returns what happened since the last Read, one row per process, ungrouped. What a thread waited because of more
 // culprits than it has places for, is in rows of their own, which stand for the victim's group.
 func (p *Probe) Read() (snapshot.Sched, error) {
-	if err := p.nextInterval(); err != nil {
+	if err := hist.NextInterval(p.objects, &p.interval); err != nil {
 		return snapshot.Sched{}, err
 	}
 	if err := p.learnGroups(); err != nil {
@@ -325,20 +325,10 @@ func (r *reading) thread(i int) (bpfThread, wall) {
 // since is the distribution of what was counted after another reading.
 func (l latency) since(earlier latency, interval uint32) snapshot.Histogram {
 	h := l.counts.Since(earlier.counts)
-	if last := len(h.Buckets) - 1; last >= 0 {
-		// What ended while this reading was taken has its maximum in the next interval.
-		h.Max = max(hist.IntervalMax(l.max, interval), h.Buckets[last].Lower)
+	if len(h.Buckets) > 0 {
+		h.Max = hist.Max(h, l.max, interval)
 	}
 	return h
-}
-
-// nextInterval begins an interval, of which the kernel side keeps the maxima.
-func (p *Probe) nextInterval() error {
-	p.interval++
-	if err := p.objects.Variables["interval"].Set(p.interval); err != nil {
-		return fmt.Errorf("beginning an interval: %w", err)
-	}
-	return nil
 }
 
 func (p *Probe) readLosses() (map[string]uint64, error) {

@@ -26,6 +26,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"culprit/probes/bpfmap"
+	"culprit/probes/hist"
 	"culprit/probes/hook"
 	"culprit/probes/owner"
 	"culprit/probes/snapshot"
@@ -189,7 +190,7 @@ func (p *Probe) start(spec *ebpf.CollectionSpec) (err error) {
 	}
 	p.links = append(p.links, p.lister)
 	// What was counted until now is the base that the first Read subtracts.
-	if err := p.nextInterval(); err != nil {
+	if err := hist.NextInterval(p.objects, &p.interval); err != nil {
 		return err
 	}
 	if p.reading, err = p.read(); err != nil {
