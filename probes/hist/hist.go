@@ -42,22 +42,6 @@ type Count struct {
 // Counts are the buckets that are not 0, ascending.
 type Counts []Count
 
-// Read collects a histogram's counts: index is its chunk index, chunk reads one.
-func Read(index [Octaves]uint32, chunk func(uint32) [Subs]uint32) Counts {
-	var out Counts
-	for octave, at := range index {
-		if at == 0 {
-			continue
-		}
-		for sub, n := range chunk(at) {
-			if n != 0 {
-				out = append(out, Count{uint16(octave*Subs + sub), n})
-			}
-		}
-	}
-	return out
-}
-
 // Zeros is the distribution of n durations of 0 ns.
 func Zeros(n uint64) snapshot.Histogram {
 	if n == 0 {

@@ -98,6 +98,17 @@ func TestSince(t *testing.T) {
 	}
 }
 
+// What was counted after the reading of an interval began may have left its maximum in the next one.
+func TestMax(t *testing.T) {
+	counted := Counts{{3, 1}, {Subs, 1}}.Since(nil)
+	lower, _ := Bounds(Subs)
+	for kept, want := range map[uint64]uint64{lower - 1: lower, lower + 1: lower + 1} {
+		if got := Max(counted, [2]uint64{4<<maxBits | kept, 5<<maxBits | 9*lower}, 4); got != want {
+			t.Errorf("%d kept: got %d, want %d", kept, got, want)
+		}
+	}
+}
+
 // A maximum holds the number of its interval above the value: only the interval asked for has one.
 func TestIntervalMax(t *testing.T) {
 	pack := func(interval uint32, ns uint64) uint64 { return uint64(interval)<<maxBits | ns }

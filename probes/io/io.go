@@ -29,6 +29,7 @@ import (
 	"github.com/cilium/ebpf/link"
 
 	"culprit/probes/bpfmap"
+	"culprit/probes/hist"
 	"culprit/probes/hook"
 	"culprit/probes/owner"
 	"culprit/probes/snapshot"
@@ -58,7 +59,7 @@ type Probe struct {
 	bios    link.Link // the hook that only devices without requests need, nil while there are none
 
 	rows   *bpfmap.Array[bpfIoRow]
-	chunks *bpfmap.Array[bpfHistChunk]
+	chunks *hist.Chunks[bpfHistChunk]
 	sleeps *bpfmap.Array[bpfIoSleep]
 
 	devices       map[uint32]string // whole disks, by major << 20 | minor
@@ -222,7 +223,8 @@ func (p *Probe) start(spec *ebpf.CollectionSpec) (err error) {
 	if p.rows, err = bpfmap.NewArray[bpfIoRow](p.objects.Maps[bpfMapIoRows]); err != nil {
 		return err
 	}
-	if p.chunks, err = bpfmap.NewArray[bpfHistChunk](p.objects.Maps[bpfMapHistChunks]); err != nil {
+	if p.chunks, err = hist.NewChunks(p.objects.Maps[bpfMapHistChunks], p.objects.Maps[bpfMapHistChunksReturned],
+		func(c bpfHistChunk) [hist.Subs]uint32 { return c.Count }); err != nil {
 		return err
 	}
 	if p.sleeps, err = bpfmap.NewArray[bpfIoSleep](p.objects.Maps[bpfMapIoTimes]); err != nil {

@@ -100,7 +100,6 @@ func (p *Probe) rowCount() uint32 { return p.objects.Maps[bpfMapIoRows].MaxEntri
 
 // readLatencies reads the histograms of the rows that moved since the last reading.
 func (p *Probe) readLatencies(rows map[uint32]bpfIoRow) map[uint32][2]latency {
-	chunk := func(at uint32) [hist.Subs]uint32 { return p.chunks.Get(at).Count }
 	out := make(map[uint32][2]latency, len(rows))
 	for at, row := range rows {
 		if p.reading != nil && p.reading.rows[at].Ops == row.Ops && p.reading.rows[at].Owner == row.Owner {
@@ -111,10 +110,10 @@ func (p *Probe) readLatencies(rows map[uint32]bpfIoRow) map[uint32][2]latency {
 		for op := range l {
 			k := row.Latency[op]
 			l[op] = latency{
-				unqueued: hist.Read(k.Unqueued.Chunk, chunk),
-				total:    hist.Read(k.Total.Chunk, chunk),
-				queue:    hist.Read(k.Queue.Chunk, chunk),
-				device:   hist.Read(k.Device.Chunk, chunk),
+				unqueued: p.chunks.Read(k.Unqueued.Chunk),
+				total:    p.chunks.Read(k.Total.Chunk),
+				queue:    p.chunks.Read(k.Queue.Chunk),
+				device:   p.chunks.Read(k.Device.Chunk),
 			}
 		}
 		out[at] = l

@@ -155,14 +155,8 @@ func (p *Probe) freeRow(at uint32, row bpfIoRow) error {
 	delete(p.reading.latency, at)
 	for _, l := range row.Latency {
 		for _, index := range [][hist.Octaves]uint32{l.Unqueued.Chunk, l.Total.Chunk, l.Queue.Chunk, l.Device.Chunk} {
-			for _, chunk := range index {
-				if chunk == 0 {
-					continue
-				}
-				p.chunks.Set(chunk, bpfHistChunk{})
-				if err := p.objects.Maps[bpfMapHistChunksReturned].Put(nil, chunk); err != nil {
-					return fmt.Errorf("giving a histogram back: %w", err)
-				}
+			if err := p.chunks.Free(index); err != nil {
+				return err
 			}
 		}
 	}

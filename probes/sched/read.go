@@ -73,9 +73,8 @@ func (p *Probe) read() (*reading, error) {
 }
 
 func (p *Probe) latency(o uint32) latency {
-	chunk := func(at uint32) [hist.Subs]uint32 { return p.chunks.Get(at).Count }
 	process := p.processes.Get(o)
-	return latency{counts: hist.Read(process.Wait.Chunk, chunk), max: process.Max.At}
+	return latency{counts: p.chunks.Read(process.Wait.Chunk), max: process.Max.At}
 }
 
 // list has the iterator go over all threads.

@@ -125,14 +125,8 @@ func (p *Probe) release(owners []uint32) error {
 }
 
 func (p *Probe) freeLatency(o uint32) error {
-	for _, chunk := range p.processes.Get(o).Wait.Chunk {
-		if chunk == 0 {
-			continue
-		}
-		p.chunks.Set(chunk, bpfHistChunk{})
-		if err := p.objects.Maps[bpfMapHistChunksReturned].Put(nil, chunk); err != nil {
-			return fmt.Errorf("giving a histogram back: %w", err)
-		}
+	if err := p.chunks.Free(p.processes.Get(o).Wait.Chunk); err != nil {
+		return err
 	}
 	p.processes.Set(o, bpfSchedProcess{})
 	return nil

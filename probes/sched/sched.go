@@ -59,7 +59,7 @@ type Probe struct {
 	threads   *bpfmap.Array[bpfThread]
 	cpus      *bpfmap.Array[bpfCpu]
 	processes *bpfmap.Array[bpfSchedProcess]
-	chunks    *bpfmap.Array[bpfHistChunk]
+	chunks    *hist.Chunks[bpfHistChunk]
 	chapters  *bpfmap.Array[bpfChapter]
 
 	groups         map[uint32]snapshot.Process // by number
@@ -157,7 +157,8 @@ func (p *Probe) start(spec *ebpf.CollectionSpec) (err error) {
 	if p.processes, err = bpfmap.NewArray[bpfSchedProcess](maps[bpfMapSchedProcesses]); err != nil {
 		return err
 	}
-	if p.chunks, err = bpfmap.NewArray[bpfHistChunk](maps[bpfMapHistChunks]); err != nil {
+	if p.chunks, err = hist.NewChunks(maps[bpfMapHistChunks], maps[bpfMapHistChunksReturned],
+		func(c bpfHistChunk) [hist.Subs]uint32 { return c.Count }); err != nil {
 		return err
 	}
 	if p.chapters, err = bpfmap.NewArray[bpfChapter](maps[bpfMapChapters]); err != nil {

@@ -1,0 +1,56 @@
+package hist
+
+import (
+	"fmt"
+
+	"github.com/cilium/ebpf"
+
+	"culprit/probes/bpfmap"
+)
+
+// Chunks are what an object's histograms are made of. C is the type that bpf2go made from struct hist_chunk.
+type Chunks[C any] struct {
+	array    *bpfmap.Array[C]
+	returned *ebpf.Map
+	count    func(C) [Subs]uint32
+}
+
+// NewChunks maps the maps hist_chunks and hist_chunks_returned of a loaded object; count is a chunk's counters.
+func NewChunks[C any](chunks, returned *ebpf.Map, count func(C) [Subs]uint32) (*Chunks[C], error) {
+	array, err := bpfmap.NewArray[C](chunks)
+	if err != nil {
+		return nil, err
+	}
+	return &Chunks[C]{array, returned, count}, nil
+}
+
+// Read collects the counts of a histogram, whose chunks index names.
+func (c *Chunks[C]) Read(index [Octaves]uint32) Counts {
+	var out Counts
+	for octave, at := range index {
+		if at == 0 {
+			continue
+		}
+		for sub, n := range c.count(c.array.Get(at)) {
+			if n != 0 {
+				out = append(out, Count{uint16(octave*Subs + sub), n})
+			}
+		}
+	}
+	return out
+}
+
+// Free gives the chunks of a histogram back, which nothing in the kernel may be using.
+func (c *Chunks[C]) Free(index [Octaves]uint32) error {
+	var empty C
+	for _, at := range index {
+		if at == 0 {
+			continue
+		}
+		c.array.Set(at, empty)
+		if err := c.returned.Put(nil, at); err != nil {
+			return fmt.Errorf("giving a histogram back: %w", err)
+		}
+	}
+	return nil
+}
