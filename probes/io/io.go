@@ -62,11 +62,10 @@ type Probe struct {
 	chunks *hist.Chunks[bpfHistChunk]
 	sleeps *bpfmap.Array[bpfIoSleep]
 
-	devices       map[uint32]string // whole disks, by major << 20 | minor
-	reading       *reading          // the last one
-	retired       []snapshot.IORow  // of owners that were released since
-	retiredFiles  []snapshot.IOFile
-	folded        uint64            // processes that lost their own row to mostRetired
+	devices       map[uint32]string             // whole disks, by major << 20 | minor
+	reading       *reading                      // the last one
+	retired       owner.Backlog[snapshot.IORow] // of owners that were released since
+	retiredFiles  owner.Backlog[snapshot.IOFile]
 	losses        map[string]uint64 // at the last reading
 	interval      uint32
 	totals        map[string]totals // by disk

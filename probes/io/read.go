@@ -158,14 +158,14 @@ func (p *Probe) Read() (snapshot.IO, error) {
 			return snapshot.IO{}, err
 		}
 		s = snapshot.IO{Start: was.at, End: now.at, By: snapshot.ByPID}
-		s.Rows = append(slices.Clone(p.retired), p.difference(was, now, nil)...)
+		s.Rows = append(slices.Clone(p.retired.Rows), p.difference(was, now, nil)...)
 		s.Devices = p.audit(was, now, s.Rows)
 		if balanced(s.Devices) || try == balanceTries {
 			break
 		}
 		time.Sleep(time.Millisecond)
 	}
-	p.retired = nil
+	p.retired.Rows = nil
 	losses, err := p.readLosses()
 	if err != nil {
 		return snapshot.IO{}, err
@@ -191,8 +191,8 @@ func (p *Probe) Read() (snapshot.IO, error) {
 		s.Loss = append(s.Loss, snapshot.Loss{Name: name, Count: losses[name] - p.losses[name]})
 	}
 	if p.options.Files {
-		s.Files = append(p.retiredFiles, p.fileDifference(was.files, now.files, nil)...)
-		p.retiredFiles = nil
+		s.Files = append(p.retiredFiles.Rows, p.fileDifference(was.files, now.files, nil)...)
+		p.retiredFiles.Rows = nil
 	}
 	if p.options.Worst {
 		if s.Worst, err = p.readWorst(now); err != nil {
@@ -314,7 +314,7 @@ func (p *Probe) readLosses() (map[string]uint64, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := map[string]uint64{"processes_folded": p.folded, "file_bytes_dropped": p.filesDropped, "unseen_flushes": p.unseenFlushes}
+	out := map[string]uint64{"processes_folded": p.retired.Folded, "file_bytes_dropped": p.filesDropped, "unseen_flushes": p.unseenFlushes}
 	for _, l := range list {
 		out[l.Name] = l.Count
 	}

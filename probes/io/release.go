@@ -36,7 +36,7 @@ func (p *Probe) retireTransactions() error {
 	if len(ended.transactions) == 0 {
 		return nil
 	}
-	p.retire(p.difference(&reading{transactions: p.reading.transactions}, ended, nil))
+	p.retired.Add(foldRows, p.difference(&reading{transactions: p.reading.transactions}, ended, nil)...)
 	for key := range now.shares {
 		if _, ok := ended.transactions[bpfTransactionKey{Device: key.Device, Tid: key.Tid}]; ok {
 			if err := bpfmap.Forget(p.objects.Maps[bpfMapShares], key); err != nil {
@@ -53,30 +53,19 @@ func (p *Probe) retireTransactions() error {
 	return nil
 }
 
-// mostRetired bounds the memory of a report that runs for long while processes come and go.
-const mostRetired = 16384
-
-// retire keeps rows for the next Read. When there are too many, the dead are
-// told apart by application alone, and counted as folded.
-func (p *Probe) retire(rows []snapshot.IORow) {
-	p.retired = append(p.retired, rows...)
-	if len(p.retired) > mostRetired {
-		folded := snapshot.IO{Rows: p.retired}.Group(snapshot.ByApp).Rows
-		p.folded += uint64(len(p.retired) - len(folded))
-		p.retired = folded
-	}
+// foldRows tells the dead apart by application alone.
+func foldRows(rows []snapshot.IORow) []snapshot.IORow {
+	return snapshot.IO{Rows: rows}.Group(snapshot.ByApp).Rows
 }
 
-// retireFiles does the same for files.
-func (p *Probe) retireFiles(files []snapshot.IOFile) {
-	p.retiredFiles = append(p.retiredFiles, files...)
-	if len(p.retiredFiles) > mostRetired {
-		folded := snapshot.IO{Files: p.retiredFiles}.Group(snapshot.ByApp).Files
-		p.retiredFiles = folded[:min(len(folded), mostRetired/2)]
-		for _, f := range folded[len(p.retiredFiles):] {
-			p.filesDropped += f.ReadBytes + f.WriteBytes
-		}
+// foldFiles does the same with files, and drops the least of what is left.
+func (p *Probe) foldFiles(files []snapshot.IOFile) []snapshot.IOFile {
+	folded := snapshot.IO{Files: files}.Group(snapshot.ByApp).Files
+	kept := folded[:min(len(folded), owner.BacklogLimit/2)]
+	for _, f := range folded[len(kept):] {
+		p.filesDropped += f.ReadBytes + f.WriteBytes
 	}
+	return kept
 }
 
 // Release takes over what was counted for owners that are dead, and gives their
@@ -119,9 +108,9 @@ func (p *Probe) release(owners []uint32) (keep []uint32, err error) {
 		}
 	}
 	now.latency = p.readLatencies(now.rows)
-	p.retire(p.difference(p.reading, now, only))
+	p.retired.Add(foldRows, p.difference(p.reading, now, only)...)
 	if p.options.Files {
-		p.retireFiles(p.fileDifference(p.reading.files, now.files, only))
+		p.retiredFiles.Add(p.foldFiles, p.fileDifference(p.reading.files, now.files, only)...)
 	}
 	for at, row := range now.rows {
 		if only[row.Owner] {

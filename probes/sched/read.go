@@ -213,7 +213,7 @@ func listed(t bpfThread) bpfThread {
 
 // keepThread makes a thread's row for the next report.
 func (p *Probe) keepThread(n, w bpfThread, now, was wall) {
-	if len(p.ended) == mostRetired {
+	if len(p.ended) == owner.BacklogLimit {
 		p.threadsDropped++
 		return
 	}
@@ -280,7 +280,7 @@ func (p *Probe) Read() (snapshot.Sched, error) {
 	for key, ns := range now.pairs {
 		p.pendingOf(key.Victim).charge(key.Culprit, ns-was.pairs[key])
 	}
-	s.Rows = p.retired
+	s.Rows = p.retired.Rows
 	for number, t := range p.pending {
 		if t.row.Threads > 0 || len(t.culprits) > 0 || t.row.Latency.Count() > 0 {
 			s.Rows = append(s.Rows, p.finish(p.who(number), t))
@@ -290,8 +290,8 @@ func (p *Probe) Read() (snapshot.Sched, error) {
 	if err := p.readWorst(); err != nil {
 		return snapshot.Sched{}, err
 	}
-	s.Worst, p.worst = p.worst, nil
-	p.retired, p.pending = nil, map[uint32]*tally{}
+	s.Worst, p.worst.Rows = p.worst.Rows, nil
+	p.retired.Rows, p.pending = nil, map[uint32]*tally{}
 	for n := range p.unused {
 		delete(p.groups, n)
 	}
@@ -335,7 +335,7 @@ func (p *Probe) readLosses() (map[string]uint64, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := map[string]uint64{"processes_folded": p.folded, "threads_dropped": p.threadsDropped}
+	out := map[string]uint64{"processes_folded": p.retired.Folded, "threads_dropped": p.threadsDropped}
 	for _, l := range list {
 		out[l.Name] = l.Count
 	}

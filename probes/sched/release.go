@@ -82,9 +82,6 @@ func (p *Probe) retireThread(i uint32, t bpfThread) error {
 	return nil
 }
 
-// mostRetired bounds the memory of a report that runs for long while processes come and go.
-const mostRetired = 16384
-
 // Release takes over what was counted for owners that are dead.
 func (p *Probe) Release(owners []uint32) (keep []uint32) {
 	if len(owners) == 0 {
@@ -97,6 +94,8 @@ func (p *Probe) Release(owners []uint32) (keep []uint32) {
 }
 
 func (p *Probe) release(owners []uint32) error {
+	var rows []snapshot.SchedRow
+	defer func() { p.retired.Add(foldRows, rows...) }() // those taken over before an error, too
 	only := map[uint32]bool{}
 	for _, o := range owners {
 		only[o] = true
@@ -108,7 +107,7 @@ func (p *Probe) release(owners []uint32) error {
 		t, l := p.pendingOf(o), p.latency(o)
 		t.setLatency(l.since(p.reading.latencies[o], p.interval))
 		if t.row.Threads > 0 || len(t.culprits) > 0 || t.row.Latency.Count() > 0 {
-			p.retired = append(p.retired, p.finish(p.table.Process(o), t))
+			rows = append(rows, p.finish(p.table.Process(o), t))
 		}
 		delete(p.pending, o)
 		delete(p.reading.latencies, o)
@@ -116,12 +115,12 @@ func (p *Probe) release(owners []uint32) error {
 			return err
 		}
 	}
-	if len(p.retired) > mostRetired {
-		folded := snapshot.Sched{Rows: p.retired}.Group(snapshot.ByApp).Rows
-		p.folded += uint64(len(p.retired) - len(folded))
-		p.retired = folded
-	}
 	return nil
+}
+
+// foldRows tells the dead apart by application alone.
+func foldRows(rows []snapshot.SchedRow) []snapshot.SchedRow {
+	return snapshot.Sched{Rows: rows}.Group(snapshot.ByApp).Rows
 }
 
 func (p *Probe) freeLatency(o uint32) error {

@@ -62,16 +62,15 @@ type Probe struct {
 	chunks    *hist.Chunks[bpfHistChunk]
 	chapters  *bpfmap.Array[bpfChapter]
 
-	groups         map[uint32]snapshot.Process // by number
-	reading        *reading                    // the last one
-	pending        map[uint32]*tally           // by number: what is for the next report
-	unused         map[uint32]bool             // groups to be forgotten after it
-	ownerless      map[uint32]int              // by thread: sweeps since its process was gone
-	retired        []snapshot.SchedRow         // of owners that were released since
-	counted        uint64                      // ns that the culprits of the rows made so far must add up to
-	folded         uint64                      // processes that lost their own row to mostRetired
-	ended          []snapshot.SchedThread      // threads' rows for the next report
-	worst          []snapshot.SchedWait
+	groups         map[uint32]snapshot.Process      // by number
+	reading        *reading                         // the last one
+	pending        map[uint32]*tally                // by number: what is for the next report
+	unused         map[uint32]bool                  // groups to be forgotten after it
+	ownerless      map[uint32]int                   // by thread: sweeps since its process was gone
+	retired        owner.Backlog[snapshot.SchedRow] // of owners that were released since
+	counted        uint64                           // ns that the culprits of the rows made so far must add up to
+	ended          []snapshot.SchedThread           // threads' rows for the next report
+	worst          owner.Backlog[snapshot.SchedWait]
 	exemplars      *ringbuf.Reader   // nil unless asked for
 	threadsDropped uint64            // threads without a row of their own
 	losses         map[string]uint64 // at the last reading

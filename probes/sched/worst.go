@@ -38,11 +38,13 @@ func (p *Probe) readWorst() error {
 		if err := binary.Read(bytes.NewReader(record.RawSample), binary.LittleEndian, &e); err != nil {
 			return fmt.Errorf("reading a long wait: %w", err)
 		}
-		p.worst = append(p.worst, p.exemplar(e, monotonic))
-		if len(p.worst) > mostRetired {
-			p.worst = snapshot.Sched{Worst: p.worst}.Group(snapshot.ByApp).Worst
-		}
+		p.worst.Add(longest, p.exemplar(e, monotonic))
 	}
+}
+
+// longest keeps the longest waits of each application.
+func longest(waits []snapshot.SchedWait) []snapshot.SchedWait {
+	return snapshot.Sched{Worst: waits}.Group(snapshot.ByApp).Worst
 }
 
 // exemplar puts what ran meanwhile in order. What the last runs of the CPU do not cover was earlier.
