@@ -187,9 +187,7 @@ func (p *Probe) Read() (snapshot.IO, error) {
 		}
 		p.totals[d.Device] = t
 	}
-	for _, name := range slices.Sorted(maps.Keys(losses)) {
-		s.Loss = append(s.Loss, snapshot.Loss{Name: name, Count: losses[name] - p.losses[name]})
-	}
+	s.Loss = snapshot.LossesSince(p.losses, losses)
 	if p.options.Files {
 		s.Files = append(p.retiredFiles.Rows, p.fileDifference(was.files, now.files, nil)...)
 		p.retiredFiles.Rows = nil
@@ -310,14 +308,11 @@ func addRow(r *snapshot.IORow, n, w bpfIoRow, latencies, before [2]latency, inte
 // because it was running already. Skipped completions are not in that: they are
 // found again (charge_unseen() in bpf/io.bpf.c).
 func (p *Probe) readLosses() (map[string]uint64, error) {
-	list, err := p.table.Losses()
+	out, err := p.table.Losses()
 	if err != nil {
 		return nil, err
 	}
-	out := map[string]uint64{"processes_folded": p.retired.Folded, "file_bytes_dropped": p.filesDropped, "unseen_flushes": p.unseenFlushes}
-	for _, l := range list {
-		out[l.Name] = l.Count
-	}
+	out["processes_folded"], out["file_bytes_dropped"], out["unseen_flushes"] = p.retired.Folded, p.filesDropped, p.unseenFlushes
 	missed, err := hook.Missed(p.objects)
 	if err != nil {
 		return nil, err

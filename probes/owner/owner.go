@@ -384,15 +384,15 @@ func (t *Table) path(key bpfNameKey) string {
 	return p
 }
 
-// Losses are the counters of everything that BPF programs could not keep.
-func (t *Table) Losses() ([]snapshot.Loss, error) {
-	var out []snapshot.Loss
+// Losses are the counters of everything that BPF programs could not keep, by name.
+func (t *Table) Losses() (map[string]uint64, error) {
+	out := make(map[string]uint64, len(t.lossNames))
 	for i, name := range t.lossNames {
 		var n uint64
 		if err := t.objects.Losses.Lookup(uint32(i), &n); err != nil {
 			return nil, fmt.Errorf("reading the loss counters: %w", err)
 		}
-		out = append(out, snapshot.Loss{Name: name, Count: n})
+		out[name] = n
 	}
 	return out, nil
 }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"io"
-	"maps"
 	"slices"
 	"time"
 
@@ -306,9 +305,7 @@ func (p *Probe) Read() (snapshot.Sched, error) {
 	if err != nil {
 		return snapshot.Sched{}, err
 	}
-	for _, name := range slices.Sorted(maps.Keys(losses)) {
-		s.Loss = append(s.Loss, snapshot.Loss{Name: name, Count: losses[name] - p.losses[name]})
-	}
+	s.Loss = snapshot.LossesSince(p.losses, losses)
 	p.reading, p.losses = now, losses
 	return s, nil
 }
@@ -331,14 +328,11 @@ func (l latency) since(earlier latency, interval uint32) snapshot.Histogram {
 }
 
 func (p *Probe) readLosses() (map[string]uint64, error) {
-	list, err := p.table.Losses()
+	out, err := p.table.Losses()
 	if err != nil {
 		return nil, err
 	}
-	out := map[string]uint64{"processes_folded": p.retired.Folded, "threads_dropped": p.threadsDropped}
-	for _, l := range list {
-		out[l.Name] = l.Count
-	}
+	out["processes_folded"], out["threads_dropped"] = p.retired.Folded, p.threadsDropped
 	missed, err := hook.Missed(p.objects)
 	if err != nil {
 		return nil, err

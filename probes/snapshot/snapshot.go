@@ -9,6 +9,7 @@ package snapshot
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -164,6 +165,15 @@ func (p Process) asGroup(by By) Process {
 type Loss struct {
 	Name  string // as in the JSON contract's "loss" object
 	Count uint64
+}
+
+// LossesSince is by how much each of the counters now grew, in the order of their names.
+func LossesSince(was, now map[string]uint64) []Loss {
+	var out []Loss
+	for _, name := range slices.Sorted(maps.Keys(now)) {
+		out = append(out, Loss{Name: name, Count: now[name] - was[name]})
+	}
+	return out
 }
 
 // Bucket counts the values v with Lower <= v < Upper, in nanoseconds.
