@@ -17,53 +17,59 @@ import (
 	"culprit/probes/snapshot"
 )
 
-func TestGolden(t *testing.T) {
+// printed is what a stream holds of several intervals.
+func printed[S any](t *testing.T, o csv.Options, print func(*csv.Writer, S) error, in ...S) *bytes.Buffer {
+	t.Helper()
 	var out bytes.Buffer
-	w := csv.NewWriter(&out, csv.Options{Top: 3})
-	for _, s := range []snapshot.IO{sample.Unbalanced(snapshot.ByPID), sample.Idle()} {
-		if err := w.IO(s); err != nil {
+	w := csv.NewWriter(&out, o)
+	for _, s := range in {
+		if err := print(w, s); err != nil {
 			t.Fatal(err)
 		}
 	}
+	return &out
+}
+
+func TestGolden(t *testing.T) {
+	out := printed(t, csv.Options{Top: 3}, (*csv.Writer).IO, sample.Unbalanced(snapshot.ByPID), sample.Idle())
 	golden.Check(t, "io.csv", out.Bytes())
 }
 
 // One table: one header, the same columns on each line, a line per record.
 func TestRectangular(t *testing.T) {
-	var out bytes.Buffer
-	w := csv.NewWriter(&out, csv.Options{})
-	want := map[string]int{}
+	var all []snapshot.IO
 	for _, by := range snapshot.Bys {
-		for _, s := range []snapshot.IO{sample.IO(by), sample.Nasty(by), sample.Idle(), sample.Unbalanced(by)} {
-			if err := w.IO(s); err != nil {
-				t.Fatal(err)
-			}
-			want["row"] += len(s.Rows)
-			want["device"] += len(s.Devices)
-			want["file"] += len(s.Files)
-			want["request"] += len(s.Worst)
-			for _, l := range s.Loss {
-				if l.Count > 0 {
-					want["loss"]++
-				}
-			}
+		all = append(all, sample.IO(by), sample.Nasty(by), sample.Idle(), sample.Unbalanced(by))
+	}
+	want := map[string]int{}
+	for _, s := range all {
+		want["row"] += len(s.Rows)
+		want["device"] += len(s.Devices)
+		want["file"] += len(s.Files)
+		want["request"] += len(s.Worst)
+		want["loss"] += lost(s.Loss)
+	}
+	rectangular(t, printed(t, csv.Options{}, (*csv.Writer).IO, all...), want)
+}
+
+// lost is how many of the counters are not 0.
+func lost(counters []snapshot.Loss) (n int) {
+	for _, l := range counters {
+		if l.Count > 0 {
+			n++
 		}
 	}
-	rectangular(t, &out, want)
+	return n
 }
 
 // rectangular checks a whole stream, and how many records of each kind are in it.
 func rectangular(t *testing.T, out *bytes.Buffer, want map[string]int) {
 	t.Helper()
 	lines := strings.Count(out.String(), "\n")
-	records, err := stdcsv.NewReader(out).ReadAll() // refuses lines of unequal length
-	if err != nil {
-		t.Fatal(err)
+	head, records := read(t, out)
+	if 1+len(records) != lines {
+		t.Errorf("%d records on %d lines", 1+len(records), lines)
 	}
-	if len(records) != lines {
-		t.Errorf("%d records on %d lines", len(records), lines)
-	}
-	head := records[0]
 	for i, c := range head {
 		if c == "" || slices.Index(head, c) != i {
 			t.Errorf("column %d is %q", i, c)
@@ -73,11 +79,11 @@ func rectangular(t *testing.T, out *bytes.Buffer, want map[string]int) {
 		t.Errorf("columns begin with %v", head[:5])
 	}
 	got := map[string]int{}
-	for _, r := range records[1:] {
-		got[r[slices.Index(head, "record")]]++
-		for i, cell := range r {
+	for _, r := range records {
+		got[r["record"]]++
+		for column, cell := range r {
 			if text.Escape(cell) != cell {
-				t.Fatalf("a terminal would obey %s %q", head[i], cell)
+				t.Fatalf("a terminal would obey %s %q", column, cell)
 			}
 		}
 	}
@@ -91,26 +97,41 @@ func rectangular(t *testing.T, out *bytes.Buffer, want map[string]int) {
 	}
 }
 
-// The rows of a device sum up to the device's line, in one column.
-func TestSums(t *testing.T) {
-	var out bytes.Buffer
-	if err := csv.NewWriter(&out, csv.Options{}).IO(sample.IO(snapshot.ByApp)); err != nil {
-		t.Fatal(err)
-	}
-	records, err := stdcsv.NewReader(&out).ReadAll()
+// read is a stream's header, and each record's cells by column.
+func read(t *testing.T, out io.Reader) (head []string, records []map[string]string) {
+	t.Helper()
+	lines, err := stdcsv.NewReader(out).ReadAll() // refuses lines of unequal length
 	if err != nil {
 		t.Fatal(err)
 	}
-	at := func(r []string, column string) string { return r[slices.Index(records[0], column)] }
+	head = lines[0]
+	for _, line := range lines[1:] {
+		cells := map[string]string{}
+		for i, cell := range line {
+			cells[head[i]] = cell
+		}
+		records = append(records, cells)
+	}
+	return head, records
+}
+
+func number(t *testing.T, cell string) int {
+	t.Helper()
+	n, err := strconv.Atoi(cell)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// The rows of a device sum up to the device's line, in one column.
+func TestSums(t *testing.T) {
+	_, records := read(t, printed(t, csv.Options{}, (*csv.Writer).IO, sample.IO(snapshot.ByApp)))
 	rows, devices := map[string]int{}, map[string]int{}
-	for _, r := range records[1:] {
-		sums := map[string]map[string]int{"row": rows, "device": devices}[at(r, "record")]
-		if device := at(r, "device"); sums != nil && device != "" {
-			n, err := strconv.Atoi(at(r, "write_bytes"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			sums[device] += n
+	for _, r := range records {
+		sums := map[string]map[string]int{"row": rows, "device": devices}[r["record"]]
+		if device := r["device"]; sums != nil && device != "" {
+			sums[device] += number(t, r["write_bytes"])
 		}
 	}
 	if len(rows) != 2 || rows["vda"] != devices["vda"] || rows["nvme10n1"] != devices["nvme10n1"] {
@@ -123,10 +144,15 @@ type closed struct{}
 func (closed) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
 
 func TestClosedPipe(t *testing.T) {
-	w := csv.NewWriter(closed{}, csv.Options{})
-	for range 2 {
-		if err := w.IO(sample.Idle()); !errors.Is(err, io.ErrClosedPipe) {
-			t.Error(err)
+	for report, print := range map[string]func(*csv.Writer) error{
+		"io":    func(w *csv.Writer) error { return w.IO(sample.Idle()) },
+		"sched": func(w *csv.Writer) error { return w.Sched(sample.SchedIdle()) },
+	} {
+		w := csv.NewWriter(closed{}, csv.Options{})
+		for range 2 {
+			if err := print(w); !errors.Is(err, io.ErrClosedPipe) {
+				t.Errorf("%s: %v", report, err)
+			}
 		}
 	}
 }
