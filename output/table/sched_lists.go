@@ -54,25 +54,15 @@ func (t *Table) matrixColumns(by snapshot.By, culprits []snapshot.Culprit) []col
 		k := rows.KeyOf(c.Process, by)
 		shown[k] = true
 		columns = append(columns, column[R]{label(c.Process, by, width), width, true, func(r R) string {
-			return duration(charged(r, by, func(other rows.Key) bool { return other == k }))
+			return duration(r.WaitBecause(func(c snapshot.Culprit) bool { return rows.KeyOf(c.Process, by) == k }))
 		}})
 	}
 	if others > 0 {
 		columns = append(columns, column[R]{"OTHERS", durationWidth, true, func(r R) string {
-			return duration(charged(r, by, func(k rows.Key) bool { return !shown[k] }))
+			return duration(r.WaitBecause(func(c snapshot.Culprit) bool { return !shown[rows.KeyOf(c.Process, by)] }))
 		}})
 	}
 	return append(columns, waitColumn())
-}
-
-// charged is the part of a row's wait because of some culprits.
-func charged(r snapshot.SchedRow, by snapshot.By, to func(rows.Key) bool) (ns uint64) {
-	for _, c := range r.Culprits {
-		if to(rows.KeyOf(c.Process, by)) {
-			ns += c.NS
-		}
-	}
-	return ns
 }
 
 // SchedWorst prints the longest waits, each as a ledger: when it ended, where,

@@ -82,23 +82,21 @@ type Culprit struct {
 }
 
 // Wait is the completed waits: the sum over the culprits.
-func (r SchedRow) Wait() uint64 {
-	var sum uint64
-	for _, c := range r.Culprits {
-		sum += c.NS
-	}
-	return sum
-}
+func (r SchedRow) Wait() uint64 { return r.WaitBecause(func(Culprit) bool { return true }) }
 
 // Quota is the part of Wait for which the CPU was withheld by the row's own CPU quota.
 func (r SchedRow) Quota() uint64 {
-	var sum uint64
+	return r.WaitBecause(func(c Culprit) bool { return c.App == OwnQuota })
+}
+
+// WaitBecause is the part of Wait because of some culprits.
+func (r SchedRow) WaitBecause(of func(Culprit) bool) (ns uint64) {
 	for _, c := range r.Culprits {
-		if c.App == OwnQuota {
-			sum += c.NS
+		if of(c) {
+			ns += c.NS
 		}
 	}
-	return sum
+	return ns
 }
 
 // Wall is the threads' time altogether.
