@@ -7,7 +7,6 @@ import (
 
 	"culprit/output/csv"
 	"culprit/output/json"
-	"culprit/output/table"
 	ioprobe "culprit/probes/io"
 	"culprit/probes/owner"
 	"culprit/probes/snapshot"
@@ -85,24 +84,23 @@ func (f *ioFlags) tables() owner.Options {
 }
 
 // attach brings up the io probe.
-func (f *ioFlags) attach(table *owner.Table, stdout io.Writer) (*part, error) {
+func (f *ioFlags) attach(owners *owner.Table, stdout io.Writer) (*part, error) {
 	o := ioprobe.Options{Proc: f.proc, Sys: f.sys, Files: f.files, Worst: f.worst}
 	if f.tiny {
 		o.Rows, o.Buckets, o.Inodes, o.Folios = 24, 8, 4, 4
 		o.Bios, o.Slots, o.Transactions, o.Shares = 2, 64, 2, 2
 	}
-	probe, err := ioprobe.Load(table, o)
+	probe, err := ioprobe.Load(owners, o)
 	if err != nil {
 		return nil, err
 	}
-	write := f.writer(stdout)
-	return &part{close: probe.Close, memory: probe.Memory, report: func() error {
-		s, err := probe.Read()
-		if err != nil {
-			return err
-		}
-		return write(f.shape(s))
-	}}, nil
+	t := f.table(stdout)
+	return newPart(probe, f.shape, printer(&f.watchFlags, stdout, json.IO, (*csv.Writer).IO, []section[snapshot.IO]{
+		{true, t.IO},
+		{f.hist, func(s snapshot.IO) error { return t.Hist(s, f.top) }},
+		{f.files, t.Files},
+		{f.worst, t.Worst},
+	})), nil
 }
 
 // shape applies the filters and the grouping.
@@ -114,34 +112,4 @@ func (f *ioFlags) shape(s snapshot.IO) snapshot.IO {
 		s = s.OnDevice(f.device)
 	}
 	return s.Group(snapshot.By(f.by)).SortBy(f.sort)
-}
-
-// writer is what prints one report in the format asked for.
-func (f *ioFlags) writer(w io.Writer) func(snapshot.IO) error {
-	switch f.format {
-	case "json":
-		return func(s snapshot.IO) error { return json.IO(w, s, json.Options{Top: f.top}) }
-	case "csv":
-		return csv.NewWriter(w, csv.Options{Top: f.top}).IO
-	}
-	t := &table.Table{W: w, Width: width(w), Top: f.top, Timestamps: f.timestamps}
-	return func(s snapshot.IO) error {
-		parts := []struct {
-			wanted bool
-			write  func() error
-		}{
-			{true, func() error { return t.IO(s) }},
-			{f.hist, func() error { return t.Hist(s, f.top) }},
-			{f.files, func() error { return t.Files(s) }},
-			{f.worst, func() error { return t.Worst(s) }},
-		}
-		for _, part := range parts {
-			if part.wanted {
-				if err := part.write(); err != nil {
-					return err
-				}
-			}
-		}
-		return nil
-	}
 }

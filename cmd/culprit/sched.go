@@ -7,7 +7,6 @@ import (
 
 	"culprit/output/csv"
 	"culprit/output/json"
-	"culprit/output/table"
 	"culprit/probes/owner"
 	"culprit/probes/sched"
 	"culprit/probes/snapshot"
@@ -87,7 +86,7 @@ func (f *schedFlags) tables() owner.Options {
 }
 
 // attach brings up the sched probe. Processes of one name must be told apart where only some of them are asked for.
-func (f *schedFlags) attach(table *owner.Table, stdout io.Writer) (*part, error) {
+func (f *schedFlags) attach(owners *owner.Table, stdout io.Writer) (*part, error) {
 	o := sched.Options{
 		Proc: f.proc, ByProcess: f.by == string(snapshot.ByPID) || len(f.pids) > 0, ByThread: f.threads,
 		Worst: f.worst || f.format == "json" || f.format == "csv",
@@ -95,18 +94,18 @@ func (f *schedFlags) attach(table *owner.Table, stdout io.Writer) (*part, error)
 	if f.tiny {
 		o.Threads, o.Pairs, o.Buckets = 16, 2, 8
 	}
-	probe, err := sched.Load(table, o)
+	probe, err := sched.Load(owners, o)
 	if err != nil {
 		return nil, err
 	}
-	write := f.writer(stdout)
-	return &part{close: probe.Close, memory: probe.Memory, report: func() error {
-		s, err := probe.Read()
-		if err != nil {
-			return err
-		}
-		return write(f.shape(s))
-	}}, nil
+	t := f.table(stdout)
+	return newPart(probe, f.shape, printer(&f.watchFlags, stdout, json.Sched, (*csv.Writer).Sched, []section[snapshot.Sched]{
+		{true, t.Sched},
+		{f.matrix, t.SchedMatrix},
+		{f.hist, func(s snapshot.Sched) error { return t.SchedHist(s, f.top) }},
+		{f.time || f.threads, t.SchedTime},
+		{f.worst, t.SchedWorst},
+	})), nil
 }
 
 // shape applies the filters and the grouping.
@@ -119,35 +118,4 @@ func (f *schedFlags) shape(s snapshot.Sched) snapshot.Sched {
 		s = s.BecauseOf(f.culprits)
 	}
 	return s.SortBy(f.sort)
-}
-
-// writer is what prints one report in the format asked for.
-func (f *schedFlags) writer(w io.Writer) func(snapshot.Sched) error {
-	switch f.format {
-	case "json":
-		return func(s snapshot.Sched) error { return json.Sched(w, s, json.Options{Top: f.top}) }
-	case "csv":
-		return csv.NewWriter(w, csv.Options{Top: f.top}).Sched
-	}
-	t := &table.Table{W: w, Width: width(w), Top: f.top, Timestamps: f.timestamps}
-	return func(s snapshot.Sched) error {
-		parts := []struct {
-			wanted bool
-			write  func() error
-		}{
-			{true, func() error { return t.Sched(s) }},
-			{f.matrix, func() error { return t.SchedMatrix(s) }},
-			{f.hist, func() error { return t.SchedHist(s, f.top) }},
-			{f.time || f.threads, func() error { return t.SchedTime(s) }},
-			{f.worst, func() error { return t.SchedWorst(s) }},
-		}
-		for _, part := range parts {
-			if part.wanted {
-				if err := part.write(); err != nil {
-					return err
-				}
-			}
-		}
-		return nil
-	}
 }

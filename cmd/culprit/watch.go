@@ -134,16 +134,6 @@ func interruptible() (context.Context, context.CancelFunc) {
 	return ctx, stop
 }
 
-// part is what a command has of a probe.
-type part struct {
-	report func() error
-	close  func() error
-	memory func() (uint64, error) // bytes that the kernel sets aside for it, at most
-}
-
-// attach brings up a probe, whose reports go to stdout.
-type attach func(table *owner.Table, stdout io.Writer) (*part, error)
-
 // bringUp loads the process table and attaches probes. What comes back is closed by closeAll, also where there is an error.
 func bringUp(o owner.Options, stdout io.Writer, probes ...attach) (table *owner.Table, parts []*part, closeAll func() error, err error) {
 	closeAll = func() error {
