@@ -2,8 +2,6 @@ package main
 
 import (
 	"bytes"
-	"culprit/probes/hook"
-	"culprit/probes/owner"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,6 +19,10 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
+
+	"culprit/output/table"
+	"culprit/probes/hook"
+	"culprit/probes/owner"
 )
 
 func newDoctor() *cobra.Command {
@@ -173,7 +175,7 @@ func (d *diagnosis) load(f filters) {
 			attaches, names = append(attaches, p.attach(f)), append(names, p.name)
 		}
 	}
-	owners, parts, closeAll, err := bringUp(owner.Options{Proc: f.proc}, io.Discard, attaches...)
+	owners, parts, closeAll, err := bringUp(owner.Options{Proc: f.proc}, &table.Table{W: io.Discard}, attaches...)
 	if err != nil {
 		remedy := "culprit io -v says more"
 		if !d.OK {

@@ -1,12 +1,11 @@
 package main
 
 import (
-	"io"
-
 	"github.com/spf13/cobra"
 
 	"culprit/output/csv"
 	"culprit/output/json"
+	"culprit/output/table"
 	ioprobe "culprit/probes/io"
 	"culprit/probes/owner"
 	"culprit/probes/snapshot"
@@ -84,7 +83,7 @@ func (f *ioFlags) tables() owner.Options {
 }
 
 // attach brings up the io probe.
-func (f *ioFlags) attach(owners *owner.Table, stdout io.Writer) (*part, error) {
+func (f *ioFlags) attach(owners *owner.Table, out *table.Table) (*part, error) {
 	o := ioprobe.Options{Proc: f.proc, Sys: f.sys, Files: f.files, Worst: f.worst}
 	if f.tiny {
 		o.Rows, o.Buckets, o.Inodes, o.Folios = 24, 8, 4, 4
@@ -94,12 +93,11 @@ func (f *ioFlags) attach(owners *owner.Table, stdout io.Writer) (*part, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := f.table(stdout)
-	return newPart(probe, f.shape, printer(&f.watchFlags, stdout, json.IO, (*csv.Writer).IO, []section[snapshot.IO]{
-		{true, t.IO},
-		{f.hist, func(s snapshot.IO) error { return t.Hist(s, f.top) }},
-		{f.files, t.Files},
-		{f.worst, t.Worst},
+	return newPart(probe, f.shape, printer(&f.watchFlags, out.W, json.IO, (*csv.Writer).IO, []section[snapshot.IO]{
+		{true, out.IO},
+		{f.hist, func(s snapshot.IO) error { return out.Hist(s, f.top) }},
+		{f.files, out.Files},
+		{f.worst, out.Worst},
 	})), nil
 }
 

@@ -16,8 +16,9 @@ type part struct {
 	memory func() (uint64, error) // bytes that the kernel sets aside for it, at most
 }
 
-// attach brings up a probe, whose reports go to stdout.
-type attach func(owners *owner.Table, stdout io.Writer) (*part, error)
+// attach brings up a probe, whose reports go to out: as tables, or in another format to where those would go. All parts of
+// a command share out, which knows what is above a table.
+type attach func(owners *owner.Table, out *table.Table) (*part, error)
 
 // reader is a probe that makes snapshots of type S.
 type reader[S any] interface {
@@ -43,18 +44,13 @@ type section[S any] struct {
 	write  func(S) error
 }
 
-// table is what prints a report's sections.
-func (f *watchFlags) table(stdout io.Writer) *table.Table {
-	return &table.Table{W: stdout, Width: width(stdout), Top: f.top, Timestamps: f.timestamps}
-}
-
 // printer is what prints one report in the format asked for.
-func printer[S any](f *watchFlags, stdout io.Writer, asJSON func(io.Writer, S, json.Options) error, asCSV func(*csv.Writer, S) error, asTable []section[S]) func(S) error {
+func printer[S any](f *watchFlags, out io.Writer, asJSON func(io.Writer, S, json.Options) error, asCSV func(*csv.Writer, S) error, asTable []section[S]) func(S) error {
 	switch f.format {
 	case "json":
-		return func(s S) error { return asJSON(stdout, s, json.Options{Top: f.top}) }
+		return func(s S) error { return asJSON(out, s, json.Options{Top: f.top}) }
 	case "csv":
-		w := csv.NewWriter(stdout, csv.Options{Top: f.top})
+		w := csv.NewWriter(out, csv.Options{Top: f.top})
 		return func(s S) error { return asCSV(w, s) }
 	}
 	return func(s S) error {

@@ -1,12 +1,11 @@
 package main
 
 import (
-	"io"
-
 	"github.com/spf13/cobra"
 
 	"culprit/output/csv"
 	"culprit/output/json"
+	"culprit/output/table"
 	"culprit/probes/owner"
 	"culprit/probes/sched"
 	"culprit/probes/snapshot"
@@ -86,7 +85,7 @@ func (f *schedFlags) tables() owner.Options {
 }
 
 // attach brings up the sched probe. Processes of one name must be told apart where only some of them are asked for.
-func (f *schedFlags) attach(owners *owner.Table, stdout io.Writer) (*part, error) {
+func (f *schedFlags) attach(owners *owner.Table, out *table.Table) (*part, error) {
 	o := sched.Options{
 		Proc: f.proc, ByProcess: f.by == string(snapshot.ByPID) || len(f.pids) > 0, ByThread: f.threads,
 		Worst: f.worst || f.format == "json" || f.format == "csv",
@@ -98,13 +97,12 @@ func (f *schedFlags) attach(owners *owner.Table, stdout io.Writer) (*part, error
 	if err != nil {
 		return nil, err
 	}
-	t := f.table(stdout)
-	return newPart(probe, f.shape, printer(&f.watchFlags, stdout, json.Sched, (*csv.Writer).Sched, []section[snapshot.Sched]{
-		{true, t.Sched},
-		{f.matrix, t.SchedMatrix},
-		{f.hist, func(s snapshot.Sched) error { return t.SchedHist(s, f.top) }},
-		{f.time || f.threads, t.SchedTime},
-		{f.worst, t.SchedWorst},
+	return newPart(probe, f.shape, printer(&f.watchFlags, out.W, json.Sched, (*csv.Writer).Sched, []section[snapshot.Sched]{
+		{true, out.Sched},
+		{f.matrix, out.SchedMatrix},
+		{f.hist, func(s snapshot.Sched) error { return out.SchedHist(s, f.top) }},
+		{f.time || f.threads, out.SchedTime},
+		{f.worst, out.SchedWorst},
 	})), nil
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"culprit/output/table"
 	"culprit/probes/owner"
 	"culprit/probes/snapshot"
 )
@@ -135,38 +136,39 @@ func interruptible() (context.Context, context.CancelFunc) {
 }
 
 // bringUp loads the process table and attaches probes. What comes back is closed by closeAll, also where there is an error.
-func bringUp(o owner.Options, stdout io.Writer, probes ...attach) (table *owner.Table, parts []*part, closeAll func() error, err error) {
+func bringUp(o owner.Options, out *table.Table, probes ...attach) (owners *owner.Table, parts []*part, closeAll func() error, err error) {
 	closeAll = func() error {
 		var errs []error
 		for _, p := range slices.Backward(parts) {
 			errs = append(errs, p.close())
 		}
-		if table != nil {
-			errs = append(errs, table.Close())
+		if owners != nil {
+			errs = append(errs, owners.Close())
 		}
 		return errors.Join(errs...)
 	}
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, nil, closeAll, err
 	}
-	if table, err = owner.Load(o); err != nil {
+	if owners, err = owner.Load(o); err != nil {
 		return nil, nil, closeAll, err
 	}
 	for _, attach := range probes {
-		p, err := attach(table, stdout)
+		p, err := attach(owners, out)
 		if err != nil {
-			return table, parts, closeAll, err
+			return owners, parts, closeAll, err
 		}
 		parts = append(parts, p)
 	}
-	return table, parts, closeAll, nil
+	return owners, parts, closeAll, nil
 }
 
 // run reports what probes find, until the end; with everything attached, it gives up the capabilities that only this needed.
 func (f *watchFlags) run(stdout, stderr io.Writer, o owner.Options, probes ...attach) (err error) {
 	ctx, stop := interruptible()
 	defer stop()
-	table, parts, closeAll, err := bringUp(o, stdout, probes...)
+	out := &table.Table{W: stdout, Width: width(stdout), Top: f.top, Timestamps: f.timestamps}
+	owners, parts, closeAll, err := bringUp(o, out, probes...)
 	defer closing(&err, closeAll)
 	if err != nil {
 		return err
@@ -174,7 +176,7 @@ func (f *watchFlags) run(stdout, stderr io.Writer, o owner.Options, probes ...at
 	if err := limit(stillNeeded(f.proc)...); err != nil {
 		return err
 	}
-	return f.watch(ctx, table, stderr, func() error {
+	return f.watch(ctx, owners, stderr, func() error {
 		for _, p := range parts {
 			if err := p.report(); err != nil {
 				return err
@@ -186,7 +188,7 @@ func (f *watchFlags) run(stdout, stderr io.Writer, o owner.Options, probes ...at
 
 // watch calls report once per interval, and at the end, until the duration is
 // over, COUNT is reached or ctx ends. It keeps the process table in order meanwhile.
-func (f *watchFlags) watch(ctx context.Context, table *owner.Table, stderr io.Writer, report func() error) error {
+func (f *watchFlags) watch(ctx context.Context, owners *owner.Table, stderr io.Writer, report func() error) error {
 	var end, next <-chan time.Time
 	if f.duration > 0 {
 		end = time.After(f.duration)
@@ -220,7 +222,7 @@ func (f *watchFlags) watch(ctx context.Context, table *owner.Table, stderr io.Wr
 				return err
 			}
 		case <-collect.C:
-			if err := table.Collect(); err != nil {
+			if err := owners.Collect(); err != nil {
 				return err
 			}
 			showStatus(status, time.Since(begin))
