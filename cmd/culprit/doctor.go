@@ -177,12 +177,16 @@ func (d *diagnosis) load(f filters) {
 	}
 	owners, parts, closeAll, err := bringUp(owner.Options{Proc: f.proc}, &table.Table{W: io.Discard}, attaches...)
 	if err != nil {
-		remedy := "culprit io -v says more"
+		of := "owner" // the process table, which comes before all probes
+		if owners != nil {
+			of = names[len(parts)]
+		}
+		remedy := "culprit summary -v says more"
 		if !d.OK {
 			remedy = "mend what failed above"
 		}
 		err = errors.Join(err, closeAll())
-		d.need(false, names[len(parts)], "loads", explain(err, false, missing), remedy)
+		d.need(false, of, "loads", explain(err, false, missing), remedy)
 		return
 	}
 	took := time.Since(begin).Round(time.Millisecond)
