@@ -32,12 +32,13 @@ const (
 	hostSys  = "/sys"
 )
 
-func (f *filters) register(cmd *cobra.Command) {
+// register is for what is about owners, who did what a command reports: "caused", for one.
+func (f *filters) register(cmd *cobra.Command, did string) {
 	flags := cmd.Flags()
-	flags.IntSliceVarP(&f.pids, "pid", "p", nil, "only what the processes `PID,…` caused")
-	flags.StringSliceVar(&f.apps, "app", nil, "only what the applications `APP,…` caused")
-	flags.StringSliceVar(&f.cgroups, "cgroup", nil, "only what processes in the cgroups `PATH,…` or below caused")
-	flags.StringSliceVar(&f.users, "user", nil, "only what processes of the users `USER,…` (names or uids) caused")
+	flags.IntSliceVarP(&f.pids, "pid", "p", nil, "only what the processes `PID,…` "+did)
+	flags.StringSliceVar(&f.apps, "app", nil, "only what the applications `APP,…` "+did)
+	flags.StringSliceVar(&f.cgroups, "cgroup", nil, "only what processes in the cgroups `PATH,…` or below "+did)
+	flags.StringSliceVar(&f.users, "user", nil, "only what processes of the users `USER,…` (names or uids) "+did)
 	f.registerHost(cmd)
 }
 

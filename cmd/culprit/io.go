@@ -60,7 +60,7 @@ filter must all accept a process; of one kind, one value must.`,
 			return f.run(cmd.OutOrStdout(), cmd.ErrOrStderr(), f.tables(), f.attach)
 		},
 	}
-	f.register(cmd, snapshot.IOSorts)
+	f.register(cmd, snapshot.IOSorts, "caused")
 	f.registerDevice(cmd)
 	cmd.Flags().BoolVar(&f.hist, "hist", false, "draw the latency distribution of each of the top applications")
 	cmd.Flags().BoolVar(&f.files, "files", false, "add each application's busiest files")

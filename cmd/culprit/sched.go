@@ -63,7 +63,7 @@ exited since are added up by name among the culprits.`,
 			return f.run(cmd.OutOrStdout(), cmd.ErrOrStderr(), f.tables(), f.attach)
 		},
 	}
-	f.register(cmd, snapshot.SchedSorts)
+	f.register(cmd, snapshot.SchedSorts, "waited for")
 	flags := cmd.Flags()
 	flags.StringSliceVar(&f.culprits, "culprit", nil, "only waits because of `NAME,…` (as --by names them)")
 	flags.BoolVar(&f.matrix, "matrix", false, "add the table of who made whom wait")

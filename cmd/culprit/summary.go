@@ -28,7 +28,7 @@ balance. As json there is an object for each of these, as csv a table.`,
 			return disks.run(cmd.OutOrStdout(), cmd.ErrOrStderr(), disks.tables(), disks.attach, cpus.attach)
 		},
 	}
-	disks.register(cmd, summarySorts)
+	disks.register(cmd, summarySorts, "caused or waited for")
 	disks.registerDevice(cmd)
 	return cmd
 }

@@ -40,12 +40,13 @@ type watchFlags struct {
 
 var formats = []string{"table", "json", "csv"}
 
-func (f *watchFlags) register(cmd *cobra.Command, sorts []string) {
+// register declares the flags; did is what the owners did that the filters choose.
+func (f *watchFlags) register(cmd *cobra.Command, sorts []string, did string) {
 	flags := cmd.Flags()
 	flags.SortFlags = false
 	flags.DurationVar(&f.duration, "duration", f.duration, "end after this `TIME`, such as 10s or 5m; 0 is until Ctrl-C")
 	flags.StringVar(&f.by, "by", string(snapshot.ByApp), "group by `FIELD`: "+join(snapshot.Bys))
-	f.filters.register(cmd)
+	f.filters.register(cmd, did)
 	flags.IntVarP(&f.top, "top", "n", 20, "print this `NUMBER` of rows; 0 is all")
 	flags.StringVar(&f.sort, "sort", sorts[0], "sort by `COLUMN`: "+strings.Join(sorts, ", "))
 	flags.StringVar(&f.format, "format", formats[0], "print as `FORMAT`: table, json (one object a line) or csv")
