@@ -66,18 +66,20 @@ type counter struct {
 // culprit is a line about who had the CPU while a group waited.
 type culprit struct {
 	contract.Identity
-	CulpritApp string `json:"culprit_app"`
-	CulpritPID int    `json:"culprit_pid"`
-	NS         uint64 `json:"ns"`
+	CulpritApp     string `json:"culprit_app"`
+	CulpritPID     int    `json:"culprit_pid"`
+	CulpritStarted string `json:"culprit_started"`
+	NS             uint64 `json:"ns"`
 }
 
 // ran is a line about who had the CPU for a piece of a long wait.
 type ran struct {
 	contract.Exemplar
-	CulpritApp string `json:"culprit_app"`
-	CulpritPID int    `json:"culprit_pid"`
-	CulpritTID int    `json:"culprit_tid"`
-	NS         uint64 `json:"ns"`
+	CulpritApp     string `json:"culprit_app"`
+	CulpritPID     int    `json:"culprit_pid"`
+	CulpritStarted string `json:"culprit_started"`
+	CulpritTID     int    `json:"culprit_tid"`
+	NS             uint64 `json:"ns"`
 }
 
 // columnsOf are those of every kind of record, each once, in order of first
@@ -126,14 +128,14 @@ func (w *Writer) Sched(s snapshot.Sched) error {
 	for _, r := range report.Rows {
 		p.add("row", r)
 		for _, c := range r.Culprits {
-			p.add("culprit", culprit{r.Identity, c.App, c.PID, c.NS})
+			p.add("culprit", culprit{r.Identity, c.App, c.PID, c.Started, c.NS})
 		}
 	}
 	p.omitted(report.OmittedRows)
 	for _, e := range report.Exemplars {
 		p.add("exemplar", e)
 		for _, r := range e.Ran {
-			p.add("ran", ran{e, r.App, r.PID, r.TID, r.NS})
+			p.add("ran", ran{e, r.App, r.PID, r.Started, r.TID, r.NS})
 		}
 	}
 	for _, t := range report.Threads {

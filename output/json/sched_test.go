@@ -35,7 +35,7 @@ var (
 		"quota_ns", "irq_stolen_ns", "softirq_stolen_ns", "softirq_caused_ns", "disk_ns", "blocked_ns", "asleep_ns", "uncounted_ns",
 		"migrations", "numa_pages", "culprits", "kernel_wait_ns"})
 	contractWaits    = []string{"count", "mean_ns", "p50_ns", "p90_ns", "p99_ns", "p999_ns", "max_ns"}
-	contractExemplar = []string{"at", "cpu", "app", "pid", "tid", "wait_ns", "ran"}
+	contractExemplar = []string{"at", "cpu", "app", "pid", "started", "tid", "wait_ns", "ran"}
 )
 
 // list is the objects in a field, which is never null.
@@ -55,7 +55,7 @@ func list(t *testing.T, o object, field string, want []string) (out []object) {
 func dividesWait(t *testing.T, row object) {
 	t.Helper()
 	var sum uint64
-	for _, c := range list(t, row, "culprits", []string{"app", "pid", "ns"}) {
+	for _, c := range list(t, row, "culprits", []string{"app", "pid", "started", "ns"}) {
 		sum += num(t, c, "ns")
 	}
 	if sum != num(t, row, "wait_ns") {
@@ -88,7 +88,7 @@ func TestSchedContract(t *testing.T) {
 			}
 		}
 		for _, e := range list(t, report, "exemplars", contractExemplar) {
-			list(t, e, "ran", []string{"app", "pid", "tid", "ns"})
+			list(t, e, "ran", []string{"app", "pid", "started", "tid", "ns"})
 		}
 		fields(t, "audit", report["audit"], []string{"wait_ns", "kernel_wait_ns", "residual_ns", "audit_skew_ns"})
 	}
@@ -107,6 +107,33 @@ func TestSchedNames(t *testing.T) {
 		}
 		if num(t, culprit, "pid") != 0 || num(t, exemplar, "pid") != 812 {
 			t.Errorf("by %s: the culprit is %v, the exemplar %v", by, culprit["pid"], exemplar["pid"])
+		}
+		if culprit["started"] != "" || exemplar["started"] == "" {
+			t.Errorf("by %s: the culprit started at %q, the exemplar at %q", by, culprit["started"], exemplar["started"])
+		}
+	}
+}
+
+// Where there is a pid, its start tells it from the same pid of another process.
+func TestSchedStarted(t *testing.T) {
+	report := decode(t, encodeSched(t, sample.Sched(snapshot.ByPID), json.Options{}))
+	started := map[uint64]any{0: ""} // by pid; what is no process has none
+	for _, r := range report["rows"].([]any) {
+		row := r.(object)
+		started[num(t, row, "pid")] = row["started"]
+	}
+	var all []any
+	for _, r := range report["rows"].([]any) {
+		all = append(all, r.(object)["culprits"].([]any)...)
+	}
+	for _, e := range report["exemplars"].([]any) {
+		all = append(append(all, e), e.(object)["ran"].([]any)...)
+	}
+	for _, v := range all {
+		who := v.(object)
+		pid := num(t, who, "pid")
+		if want := started[pid]; who["started"] != want || (want == "") != (pid == 0) {
+			t.Errorf("%v of pid %d started at %q, its row at %v", who["app"], pid, who["started"], want)
 		}
 	}
 }

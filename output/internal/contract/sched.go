@@ -43,9 +43,10 @@ type SchedRow struct {
 
 // Culprit is who had the CPU while a row's threads waited.
 type Culprit struct {
-	App string `json:"app"` // the group's name, whatever the report is grouped by
-	PID int    `json:"pid"`
-	NS  uint64 `json:"ns"`
+	App     string `json:"app"` // the group's name, whatever the report is grouped by
+	PID     int    `json:"pid"`
+	Started string `json:"started"` // tells reused pids apart
+	NS      uint64 `json:"ns"`
 }
 
 // SchedThread is one thread's row.
@@ -57,21 +58,23 @@ type SchedThread struct {
 
 // Exemplar is one of the longest waits.
 type Exemplar struct {
-	At     string `json:"at"` // its end
-	CPU    int    `json:"cpu"`
-	App    string `json:"app"` // as in Culprit
-	PID    int    `json:"pid"`
-	TID    int    `json:"tid"`
-	WaitNS uint64 `json:"wait_ns"`
-	Ran    []Ran  `json:"ran"` // in order
+	At      string `json:"at"` // its end
+	CPU     int    `json:"cpu"`
+	App     string `json:"app"` // as in Culprit
+	PID     int    `json:"pid"`
+	Started string `json:"started"`
+	TID     int    `json:"tid"`
+	WaitNS  uint64 `json:"wait_ns"`
+	Ran     []Ran  `json:"ran"` // in order
 }
 
 // Ran is who had the CPU for a piece of a wait.
 type Ran struct {
-	App string `json:"app"` // as in Culprit
-	PID int    `json:"pid"`
-	TID int    `json:"tid"`
-	NS  uint64 `json:"ns"`
+	App     string `json:"app"` // as in Culprit
+	PID     int    `json:"pid"`
+	Started string `json:"started"`
+	TID     int    `json:"tid"`
+	NS      uint64 `json:"ns"`
 }
 
 // SchedAudit is the sum of all waits, the kernel's, and what is between them.
@@ -122,7 +125,7 @@ func schedRow(r snapshot.SchedRow, by snapshot.By) SchedRow {
 		Migrations:      r.Migrations,
 		NUMAPages:       r.NUMAPages,
 		Culprits: each(r.Culprits, func(c snapshot.Culprit) Culprit {
-			return Culprit{App: c.Name(by), PID: c.PID, NS: c.NS}
+			return Culprit{App: c.Name(by), PID: c.PID, Started: stamp(c.Started), NS: c.NS}
 		}),
 		KernelWaitNS: r.KernelWait,
 	}
@@ -130,9 +133,9 @@ func schedRow(r snapshot.SchedRow, by snapshot.By) SchedRow {
 
 func exemplar(w snapshot.SchedWait, by snapshot.By) Exemplar {
 	return Exemplar{
-		At: stamp(w.At), CPU: w.CPU, App: w.Name(by), PID: w.PID, TID: w.TID, WaitNS: w.Wait,
+		At: stamp(w.At), CPU: w.CPU, App: w.Name(by), PID: w.PID, Started: stamp(w.Started), TID: w.TID, WaitNS: w.Wait,
 		Ran: each(w.Ran, func(r snapshot.SchedRan) Ran {
-			return Ran{App: r.Name(by), PID: r.PID, TID: r.TID, NS: r.NS}
+			return Ran{App: r.Name(by), PID: r.PID, Started: stamp(r.Started), TID: r.TID, NS: r.NS}
 		}),
 	}
 }
