@@ -65,7 +65,7 @@ exited since are added up by name among the culprits.`,
 	}
 	f.register(cmd, snapshot.SchedSorts, "waited for")
 	flags := cmd.Flags()
-	flags.StringSliceVar(&f.culprits, "culprit", nil, "only waits because of `NAME,…` (as --by names them)")
+	flags.StringSliceVar(&f.culprits, "culprit", nil, "only waits because of `NAME,…`: what the report calls them, or applications")
 	flags.BoolVar(&f.matrix, "matrix", false, "add the table of who made whom wait")
 	flags.BoolVar(&f.hist, "hist", false, "draw the distribution of the waits of each of the top applications")
 	flags.BoolVar(&f.worst, "worst", false, "add each application's longest waits, with what ran meanwhile")
@@ -111,9 +111,10 @@ func (f *schedFlags) shape(s snapshot.Sched) snapshot.Sched {
 	if f.chooses() {
 		s = s.Filter(f.keeps)
 	}
-	s = s.Group(snapshot.By(f.by))
 	if len(f.culprits) > 0 {
-		s = s.BecauseOf(f.culprits)
+		s = s.BecauseOf(f.culprits, snapshot.By(f.by))
+	} else {
+		s = s.Group(snapshot.By(f.by))
 	}
 	return s.SortBy(f.sort)
 }

@@ -113,6 +113,7 @@ func (r SchedRow) merge(o SchedRow) SchedRow {
 	r.IRQStolen += o.IRQStolen
 	r.SoftirqStolen += o.SoftirqStolen
 	r.SoftirqCaused += o.SoftirqCaused
+	r.LeftOut += o.LeftOut
 	r.Waiting += o.Waiting
 	r.Before += o.Before
 	r.Latency = r.Latency.Merge(o.Latency)
@@ -202,20 +203,24 @@ func groupCulprits(in []Culprit, by By) []Culprit {
 	return out
 }
 
-// BecauseOf keeps of a grouped snapshot the waits that one of these groups is charged with: of rows, those culprits
-// and the rows that have any; of the longest waits, those in which one of them ran.
-func (s Sched) BecauseOf(culprits []string) Sched {
+// BecauseOf groups as Group does what some culprits are charged with, who are given by the names that processes are called
+// by: of rows, those culprits and the groups that have any; of the longest waits, those in which one of them ran.
+func (s Sched) BecauseOf(culprits []string, by By) Sched {
+	isOne := func(p Process) bool {
+		return slices.ContainsFunc(culprits, func(name string) bool { return p.called(name, by) })
+	}
 	s.Rows = slices.Clone(s.Rows)
 	for i := range s.Rows {
 		r := &s.Rows[i]
 		all := r.Wait()
-		r.Culprits = filter(r.Culprits, func(c Culprit) bool { return slices.Contains(culprits, c.Name(s.By)) })
-		r.LeftOut = all - r.Wait()
+		r.Culprits = filter(r.Culprits, func(c Culprit) bool { return isOne(c.Process) })
+		r.LeftOut += all - r.Wait()
 	}
-	s.Rows = filter(s.Rows, func(r SchedRow) bool { return len(r.Culprits) > 0 })
 	s.Worst = filter(s.Worst, func(w SchedWait) bool {
-		return slices.ContainsFunc(w.Ran, func(r SchedRan) bool { return slices.Contains(culprits, r.Name(s.By)) })
+		return slices.ContainsFunc(w.Ran, func(r SchedRan) bool { return isOne(r.Process) })
 	})
+	s = s.Group(by)
+	s.Rows = filter(s.Rows, func(r SchedRow) bool { return len(r.Culprits) > 0 })
 	return s
 }
 

@@ -45,11 +45,56 @@ func TestSchedGroup(t *testing.T) {
 // Leaving out culprits leaves the time of the threads as it is.
 func TestSchedBecauseOf(t *testing.T) {
 	all := schedRows().Group(ByApp)
-	s := all.BecauseOf([]string{"db"})
+	apart := schedRows()
+	s := apart.BecauseOf([]string{"db"}, ByApp)
 	if len(s.Rows) != 1 || s.Rows[0].App != "web" || s.Rows[0].Wait() != 2 || s.Rows[0].Wall() != all.Rows[1].Wall() {
 		t.Errorf("%+v", s.Rows)
 	}
-	if all.Rows[1].Wait() != 14 {
+	if all.Rows[1].Wait() != 14 || apart.Rows[1].Wait() != 11 || apart.Rows[2].Wait() != 3 {
 		t.Error("the snapshot was changed")
+	}
+}
+
+// Culprits are given by the names that a report shows, or by their application, in every grouping.
+func TestSchedBecauseOfNames(t *testing.T) {
+	of := func(app, comm string, pid int) Process {
+		return Process{PID: pid, Comm: comm, User: "root", App: app}
+	}
+	victim := of("web", "nginx", 1)
+	var s Sched
+	for i, c := range []Process{of("backup", "tar", 7), of("backup", "gzip", 8), of("cron", "tar", 9), {App: Interrupts}} {
+		ns := uint64(1) << i
+		s.Rows = append(s.Rows, SchedRow{Process: victim, Culprits: []Culprit{{c, ns}}})
+		s.Worst = append(s.Worst, SchedWait{Process: victim, Wait: ns, Ran: []SchedRan{{c, 0, ns}}})
+	}
+	for _, c := range []struct {
+		by   By
+		name string
+		want uint64
+	}{
+		{ByApp, "backup", 1 + 2},
+		{ByApp, "tar", 0},
+		{ByApp, "7", 0},
+		{ByPID, "backup", 1 + 2},
+		{ByPID, "tar", 1 + 4},
+		{ByPID, "8", 2},
+		{ByPID, "0", 0},
+		{ByComm, "tar", 1 + 4},
+		{ByComm, "cron", 4},
+		{ByUser, "root", 1 + 2 + 4},
+		{ByUser, "backup", 1 + 2},
+		{ByUser, Interrupts, 8},
+	} {
+		got := s.BecauseOf([]string{c.name}, c.by)
+		var wait, worst uint64
+		for _, r := range got.Rows {
+			wait += r.Wait()
+		}
+		for _, w := range got.Worst {
+			worst += w.Wait
+		}
+		if wait != c.want || worst != c.want || len(got.Rows) > 1 {
+			t.Errorf("because of %s by %s: waits of %d and %d ns in %d rows, want %d", c.name, c.by, wait, worst, len(got.Rows), c.want)
+		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -89,6 +90,15 @@ func (p Process) Name(by By) string {
 		return p.User
 	}
 	return p.App
+}
+
+// called is whether a name is one by which users know p from reports grouped so: the group's or the application's; of
+// processes the comm and the pid, too.
+func (p Process) called(name string, by By) bool {
+	if by == ByPID && (name == p.Comm || p.PID != 0 && name == strconv.Itoa(p.PID)) {
+		return true
+	}
+	return name == p.Name(by) || name == p.App
 }
 
 // compare orders by name, then by pid.
