@@ -3,7 +3,7 @@ package io_test
 import (
 	"encoding/json"
 	"fmt"
-	"os"
+	"io"
 	"testing"
 
 	"culprit/probes/internal/livetest"
@@ -11,37 +11,14 @@ import (
 	"culprit/probes/owner"
 )
 
-// A tracer runs beside a load; what start returns stops it. pid is whose its programs are.
-type tracer struct {
-	name  string
-	start func(tb testing.TB) (pid int, stop func())
-}
-
 var (
-	untraced   = tracer{"none", func(testing.TB) (int, func()) { return os.Getpid(), func() {} }}
-	biolatency = tracer{"biolatency", func(tb testing.TB) (int, func()) { return livetest.StartTool(tb, 2, "biolatency", "3600") }}
-	culprit    = tracer{"culprit", func(tb testing.TB) (int, func()) { return startCulprit(tb, ioprobe.Options{}) }}
-	noSleeps   = tracer{"nosleeps", func(tb testing.TB) (int, func()) { return startCulprit(tb, ioprobe.Options{NoSleeps: true}) }}
+	biolatency = livetest.Tool(2, "biolatency", "3600")
+	culprit    = livetest.Culprit("culprit", load(ioprobe.Options{}))
+	noSleeps   = livetest.Culprit("nosleeps", load(ioprobe.Options{NoSleeps: true}))
 )
 
-func startCulprit(tb testing.TB, o ioprobe.Options) (pid int, stop func()) {
-	tb.Helper()
-	table, err := owner.Load(owner.Options{})
-	if err != nil {
-		tb.Fatal(err)
-	}
-	probe, err := ioprobe.Load(table, o)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return os.Getpid(), func() {
-		if err := probe.Close(); err != nil {
-			tb.Error(err)
-		}
-		if err := table.Close(); err != nil {
-			tb.Error(err)
-		}
-	}
+func load(o ioprobe.Options) func(*owner.Table) (io.Closer, error) {
+	return func(t *owner.Table) (io.Closer, error) { return ioprobe.Load(t, o) }
 }
 
 // directIO has fio do 4 KiB direct I/O at depth 16, and tells how many there were, and how many in a second.

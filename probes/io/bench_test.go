@@ -30,16 +30,16 @@ func BenchmarkDirect(b *testing.B) {
 			hooks := map[string]map[string][]float64{} // ns per I/O, by tracer and program
 			for b.Loop() {
 				for range benchRounds {
-					for _, tool := range []tracer{biolatency, culprit, noSleeps} {
-						pid, stop := tool.start(b)
+					for _, tool := range []livetest.Tracer{biolatency, culprit, noSleeps} {
+						pid, stop := tool.Start(b)
 						var ios float64
 						cost := livetest.During(b, pid, func() { ios, _ = directIO(b, disk, rw) })
 						stop()
-						if hooks[tool.name] == nil {
-							hooks[tool.name] = map[string][]float64{}
+						if hooks[tool.Name] == nil {
+							hooks[tool.Name] = map[string][]float64{}
 						}
 						for name, s := range cost {
-							hooks[tool.name][name] = append(hooks[tool.name][name], float64(s.NS)/ios)
+							hooks[tool.Name][name] = append(hooks[tool.Name][name], float64(s.NS)/ios)
 						}
 					}
 				}
@@ -56,8 +56,8 @@ func BenchmarkDirect(b *testing.B) {
 				}
 				b.ReportMetric(sum[tool], tool+"-ns/io")
 			}
-			b.ReportMetric(sum[culprit.name]/sum[biolatency.name], "culprit/biolatency")
-			b.ReportMetric(sum[noSleeps.name]/sum[biolatency.name], "nosleeps/biolatency")
+			b.ReportMetric(sum[culprit.Name]/sum[biolatency.Name], "culprit/biolatency")
+			b.ReportMetric(sum[noSleeps.Name]/sum[biolatency.Name], "nosleeps/biolatency")
 			b.ReportMetric(0, "ns/op")
 		})
 	}
@@ -71,11 +71,11 @@ func BenchmarkThroughput(b *testing.B) {
 			reached := map[string][]float64{}
 			for b.Loop() {
 				for range benchRounds {
-					for _, tool := range []tracer{untraced, biolatency, culprit, noSleeps} {
-						_, stop := tool.start(b)
+					for _, tool := range []livetest.Tracer{livetest.Untraced, biolatency, culprit, noSleeps} {
+						_, stop := tool.Start(b)
 						_, iops := directIO(b, disk, rw)
 						stop()
-						reached[tool.name] = append(reached[tool.name], iops)
+						reached[tool.Name] = append(reached[tool.Name], iops)
 					}
 				}
 			}
@@ -83,7 +83,7 @@ func BenchmarkThroughput(b *testing.B) {
 				b.Logf("%-10s %.0f", tool, iops)
 				b.ReportMetric(livetest.Median(iops), tool+"-iops")
 			}
-			b.ReportMetric(livetest.Median(reached[culprit.name])/livetest.Median(reached[biolatency.name]), "culprit/biolatency")
+			b.ReportMetric(livetest.Median(reached[culprit.Name])/livetest.Median(reached[biolatency.Name]), "culprit/biolatency")
 			b.ReportMetric(0, "ns/op")
 		})
 	}
@@ -96,7 +96,7 @@ func BenchmarkDirtied(b *testing.B) {
 		b.Run(fs, func(b *testing.B) {
 			disk := livetest.NewDisk(b, fs, 1024)
 			livetest.EnableStats(b)
-			_, stop := culprit.start(b)
+			_, stop := culprit.Start(b)
 			defer stop()
 			var each []float64
 			for b.Loop() {

@@ -1,7 +1,7 @@
 package sched_test
 
 import (
-	"os"
+	"io"
 	"strconv"
 	"strings"
 	"testing"
@@ -19,37 +19,10 @@ const (
 	roundTrips  = 150_000
 )
 
-// A tracer runs beside a load; what start returns stops it. pid is whose its programs are.
-type tracer struct {
-	name  string
-	start func(tb testing.TB) (pid int, stop func())
-}
-
 var (
-	untraced = tracer{"none", func(testing.TB) (int, func()) { return os.Getpid(), func() {} }}
-	runqlat  = tracer{"runqlat", func(tb testing.TB) (int, func()) { return livetest.StartTool(tb, 3, "runqlat", "-P", "3600") }}
-	culprit  = tracer{"culprit", startCulprit}
+	runqlat = livetest.Tool(3, "runqlat", "-P", "3600")
+	culprit = livetest.Culprit("culprit", func(t *owner.Table) (io.Closer, error) { return sched.Load(t, sched.Options{}) })
 )
-
-func startCulprit(tb testing.TB) (pid int, stop func()) {
-	tb.Helper()
-	table, err := owner.Load(owner.Options{})
-	if err != nil {
-		tb.Fatal(err)
-	}
-	probe, err := sched.Load(table, sched.Options{})
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return os.Getpid(), func() {
-		if err := probe.Close(); err != nil {
-			tb.Error(err)
-		}
-		if err := table.Close(); err != nil {
-			tb.Error(err)
-		}
-	}
-}
 
 // pipe has two processes on one CPU wake each other, and tells how long a round trip takes: two switches.
 func pipe(tb testing.TB) time.Duration {
@@ -69,26 +42,26 @@ func BenchmarkSwitch(b *testing.B) {
 	hooks := map[string][]float64{}
 	for b.Loop() {
 		for range benchRounds {
-			for _, tool := range []tracer{runqlat, culprit} {
-				pid, stop := tool.start(b)
+			for _, tool := range []livetest.Tracer{runqlat, culprit} {
+				pid, stop := tool.Start(b)
 				sum := 0.0
 				cost := livetest.During(b, pid, func() { pipe(b) })
 				stop()
 				for name, s := range cost {
 					each := float64(s.NS) / (2 * roundTrips)
 					if each >= 1 {
-						b.Logf("%-8s %-16s %6.1f ns per switch, %d runs of %.1f ns", tool.name, name, each, s.Runs, float64(s.NS)/float64(s.Runs))
+						b.Logf("%-8s %-16s %6.1f ns per switch, %d runs of %.1f ns", tool.Name, name, each, s.Runs, float64(s.NS)/float64(s.Runs))
 					}
 					sum += each
 				}
-				hooks[tool.name] = append(hooks[tool.name], sum)
+				hooks[tool.Name] = append(hooks[tool.Name], sum)
 			}
 		}
 	}
 	for tool, ns := range hooks {
 		b.ReportMetric(livetest.Median(ns), tool+"-ns/switch")
 	}
-	b.ReportMetric(livetest.Median(hooks[culprit.name])/livetest.Median(hooks[runqlat.name]), "culprit/runqlat")
+	b.ReportMetric(livetest.Median(hooks[culprit.Name])/livetest.Median(hooks[runqlat.Name]), "culprit/runqlat")
 	b.ReportMetric(0, "ns/op")
 }
 
@@ -98,9 +71,9 @@ func BenchmarkSlowdown(b *testing.B) {
 	took := map[string][]float64{}
 	for b.Loop() {
 		for range benchRounds {
-			for _, tool := range []tracer{untraced, runqlat, culprit} {
-				_, stop := tool.start(b)
-				took[tool.name] = append(took[tool.name], float64(pipe(b)))
+			for _, tool := range []livetest.Tracer{livetest.Untraced, runqlat, culprit} {
+				_, stop := tool.Start(b)
+				took[tool.Name] = append(took[tool.Name], float64(pipe(b)))
 				stop()
 			}
 		}
@@ -108,7 +81,7 @@ func BenchmarkSlowdown(b *testing.B) {
 	for tool, ns := range took {
 		b.ReportMetric(livetest.Median(ns), tool+"-ns/round-trip")
 	}
-	none := livetest.Median(took[untraced.name])
-	b.ReportMetric((livetest.Median(took[culprit.name])-none)/(livetest.Median(took[runqlat.name])-none), "culprit/runqlat-slowdown")
+	none := livetest.Median(took[livetest.Untraced.Name])
+	b.ReportMetric((livetest.Median(took[culprit.Name])-none)/(livetest.Median(took[runqlat.Name])-none), "culprit/runqlat-slowdown")
 	b.ReportMetric(0, "ns/op")
 }

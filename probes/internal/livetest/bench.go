@@ -3,6 +3,7 @@ package livetest
 import (
 	"bufio"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +15,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
+
+	"culprit/probes/owner"
 )
 
 // Spent is what the kernel counted for a BPF program while statistics were enabled.
@@ -93,9 +96,47 @@ func EnableStats(tb testing.TB) {
 	tb.Cleanup(func() { stats.Close() })
 }
 
-// StartTool starts a program of libbpf-tools, and waits until it has attached so many BPF programs. What it
-// returns stops it; pid is whose its programs are.
-func StartTool(tb testing.TB, programs int, name string, args ...string) (pid int, stop func()) {
+// A Tracer runs beside a load; what Start returns stops it. pid is whose its programs are.
+type Tracer struct {
+	Name  string
+	Start func(tb testing.TB) (pid int, stop func())
+}
+
+// Untraced is no tracer.
+var Untraced = Tracer{"none", func(testing.TB) (int, func()) { return os.Getpid(), func() {} }}
+
+// Culprit is the process table and a probe.
+func Culprit(name string, load func(*owner.Table) (io.Closer, error)) Tracer {
+	return Tracer{name, func(tb testing.TB) (int, func()) {
+		tb.Helper()
+		table, err := owner.Load(owner.Options{})
+		if err != nil {
+			tb.Fatal(err)
+		}
+		probe, err := load(table)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		return os.Getpid(), func() {
+			if err := probe.Close(); err != nil {
+				tb.Error(err)
+			}
+			if err := table.Close(); err != nil {
+				tb.Error(err)
+			}
+		}
+	}}
+}
+
+// Tool is a program of libbpf-tools, which has started when it has attached so many BPF programs.
+func Tool(programs int, name string, args ...string) Tracer {
+	return Tracer{name, func(tb testing.TB) (int, func()) {
+		tb.Helper()
+		return startTool(tb, programs, name, args...)
+	}}
+}
+
+func startTool(tb testing.TB, programs int, name string, args ...string) (pid int, stop func()) {
 	tb.Helper()
 	cmd := exec.Command(name, args...)
 	if err := cmd.Start(); err != nil {
