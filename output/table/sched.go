@@ -2,11 +2,9 @@ package table
 
 import (
 	"bytes"
-	"cmp"
 	"fmt"
 	"math"
 	"slices"
-	"strings"
 
 	"culprit/output/internal/rows"
 	"culprit/output/internal/text"
@@ -147,7 +145,7 @@ func (t *Table) unexplained(b *bytes.Buffer, s snapshot.Sched) {
 		sum += r.Wait()
 	}
 	var reasons []string
-	for _, c := range culprits(s) {
+	for _, c := range s.Culprits() {
 		if c.Unattributed() || c.App == snapshot.OlderWaits {
 			reasons = append(reasons, fmt.Sprintf("%s (%s%%) %s", duration(c.NS), share(c.NS, sum), text.Escape(c.App)))
 		}
@@ -159,26 +157,4 @@ func (t *Table) unexplained(b *bytes.Buffer, s snapshot.Sched) {
 		reasons[i] += ","
 	}
 	wrap(b, t.width(), "charged to nobody:", reasons)
-}
-
-// culprits are those of all rows, each once, most first.
-func culprits(s snapshot.Sched) []snapshot.Culprit {
-	at := make(map[rows.Key]int)
-	var out []snapshot.Culprit
-	for _, r := range s.Rows {
-		for _, c := range r.Culprits {
-			k := rows.KeyOf(c.Process, s.By)
-			i, ok := at[k]
-			if !ok {
-				i = len(out)
-				at[k] = i
-				out = append(out, snapshot.Culprit{Process: c.Process})
-			}
-			out[i].NS += c.NS
-		}
-	}
-	slices.SortStableFunc(out, func(a, b snapshot.Culprit) int {
-		return cmp.Or(cmp.Compare(b.NS, a.NS), strings.Compare(a.Name(s.By), b.Name(s.By)), cmp.Compare(a.PID, b.PID))
-	})
-	return out
 }

@@ -18,7 +18,7 @@ const culpritWidth = 8
 // SchedMatrix prints who waited (a row each) because of whom (a column each,
 // those of most of all rows' waits first, and one for the others).
 func (t *Table) SchedMatrix(s snapshot.Sched) error {
-	all := culprits(s)
+	all := s.Culprits()
 	s.Rows = slices.DeleteFunc(slices.Clone(s.Rows), func(r snapshot.SchedRow) bool { return r.Wait() == 0 })
 	s, omitted := rows.TopSched(s, t.Top)
 	var b bytes.Buffer

@@ -188,6 +188,15 @@ func (s Sched) Group(by By) Sched {
 	return s
 }
 
+// Culprits are those of all rows of a grouped snapshot, each group once, most first.
+func (s Sched) Culprits() []Culprit {
+	var all []Culprit
+	for _, r := range s.Rows {
+		all = append(all, r.Culprits...)
+	}
+	return groupCulprits(all, s.By)
+}
+
 func groupCulprits(in []Culprit, by By) []Culprit {
 	out := group(in, func(c Culprit) any { return c.key(by) }, func(a, b Culprit) Culprit {
 		a.Process = a.Process.merge(b.Process)
