@@ -140,12 +140,11 @@ struct {
 	__type(value, struct worst);
 } worsts SEC(".maps");
 
-#define LEDGER 32
-
 /* A long wait, with who ran meanwhile, the last one first. */
 struct exemplar {
 	__u64 at; /* its end, CLOCK_MONOTONIC */
 	__u64 wait;
+	__u64 elsewhere; /* of it, on the queues of other CPUs, before */
 	__u64 quota;
 	__u64 irq, softirq;
 	__u32 owner, tid;
@@ -154,7 +153,7 @@ struct exemplar {
 	struct {
 		__u32 owner, tid;
 		__u64 ns;
-	} ran[LEDGER];
+	} ran[RUNS];
 };
 
 struct {
@@ -263,9 +262,29 @@ struct charging {
 	__u32 zero;
 };
 
+/* The part of a run that lies within a wait. */
+struct piece {
+	__u64 ns, irq, softirq;
+};
+
+/* What of the run that ends where the charging has reached is within the wait; goes on to the run before it. */
+static __always_inline struct piece piece_of(struct charging *w, const struct run *r)
+{
+	__u64 from = w->from > r->start ? w->from : r->start, to = w->to < w->reached ? w->to : w->reached, whole = w->reached - r->start;
+	struct piece p = {};
+
+	if (to > from) {
+		p.irq = pro_rata(r->irq, to - from, whole);
+		p.softirq = pro_rata(r->softirq, to - from, whole);
+		p.ns = to - from - p.irq - p.softirq;
+	}
+	w->reached = r->start;
+	return p;
+}
+
 checked_once int charge_run(struct charging *w)
 {
-	__u64 start, from, to, irq, softirq;
+	struct piece p;
 	__u32 cpu;
 	struct cpu *c;
 	struct run *r;
@@ -277,17 +296,10 @@ checked_once int charge_run(struct charging *w)
 	if (!c)
 		return 0;
 	r = &c->run[w->number & (RUNS - 1)];
-	start = r->start;
-	from = w->from > start ? w->from : start;
-	to = w->to < w->reached ? w->to : w->reached;
-	if (to > from) {
-		irq = pro_rata(r->irq, to - from, w->reached - start);
-		softirq = pro_rata(r->softirq, to - from, w->reached - start);
-		charge(w->thread, OWNER_INTERRUPTS, irq);
-		charge(w->thread, OWNER_SOFTIRQS, softirq);
-		charge(w->thread, group_of(r->owner), to - from - irq - softirq);
-	}
-	w->reached = start;
+	p = piece_of(w, r);
+	charge(w->thread, OWNER_INTERRUPTS, p.irq);
+	charge(w->thread, OWNER_SOFTIRQS, p.softirq);
+	charge(w->thread, group_of(r->owner), p.ns);
 	return 0;
 }
 
@@ -338,21 +350,29 @@ checked_once int charge_chapter(struct charging *w)
 static long charge_chapters(__u32 i, void *ctx)
 {
 	struct charging *w = ctx;
-	__u32 cpu = w->cpu, level = w->level & 7;
-	struct cpu *c = bpf_map_lookup_elem(&cpus, &cpu);
-	__u64 oldest;
+	struct chapter *upper;
+	__u32 level = w->level;
 
-	if (!c || !w->number)
+	if (!w->number)
 		return 1;
-	oldest = c->made[level];
-	oldest = oldest >= CHAPTERS ? oldest - (CHAPTERS - 1) : 0;
-	if (level < CHAPTER_LEVELS - 1 && w->number % CHAPTER_RATIO == 0 && w->number < oldest + CHAPTER_RATIO) {
-		w->level = level + 1;
-		w->number /= CHAPTER_RATIO;
+	/* The fewest chapters: those of a level above, as soon as one of them lies within the wait, */
+	if (w->number % CHAPTER_RATIO == 0 && chapter_kept(w->cpu, level + 1, w->number / CHAPTER_RATIO - 1)) {
+		upper = chapter_at(w->cpu, level + 1, w->number / CHAPTER_RATIO - 1);
+		if (upper && (upper->start >= w->from || !chapter_kept(w->cpu, level, w->number - 1))) {
+			w->level = level + 1;
+			w->number /= CHAPTER_RATIO;
+			return 0;
+		}
+	}
+	if (!chapter_kept(w->cpu, level, w->number - 1))
+		return 1;
+	/* and those of the level below again where the wait begins. */
+	upper = chapter_at(w->cpu, level, w->number - 1);
+	if (upper && level && upper->start < w->from && chapter_kept(w->cpu, level - 1, (w->number - 1) * CHAPTER_RATIO)) {
+		w->level = level - 1;
+		w->number *= CHAPTER_RATIO;
 		return 0;
 	}
-	if (w->number <= oldest)
-		return 1;
 	w->number--;
 	charge_chapter(w);
 	return w->reached <= w->from;
@@ -412,6 +432,12 @@ checked_once int leaf_throttled(__u64 at, __u64 since, __u64 before)
 		l->before = before;
 	}
 	return 0;
+}
+
+/* Whether a thread may have waited because the quota of its leaf was used up. */
+static __always_inline bool is_limited(const struct thread *t, struct cfs_rq *leaf)
+{
+	return throttled_time(leaf) && (is_throttled_by_group() || t->flags & THREAD_THROTTLED);
 }
 
 /* Charges a wait of a thread whose leaf has been throttled, and returns the part that is the quota's. */
@@ -586,36 +612,31 @@ static long exemplar_run(__u32 i, void *ctx)
 	__u32 cpu = w->cpu, zero = 0, n;
 	struct cpu *c = bpf_map_lookup_elem(&cpus, &cpu);
 	struct exemplar *e = bpf_map_lookup_elem(&exemplar_scratch, &zero);
-	__u64 from, whole, irq, softirq;
+	struct piece p;
 	struct run *r;
 
 	if (!c || !e || !w->number || w->reached <= w->from)
 		return 1;
 	w->number--;
 	r = &c->run[w->number & (RUNS - 1)];
-	from = w->from > r->start ? w->from : r->start;
-	whole = w->reached - r->start;
-	if (from >= w->reached)
-		return 1;
-	irq = pro_rata(r->irq, w->reached - from, whole);
-	softirq = pro_rata(r->softirq, w->reached - from, whole);
-	e->irq += irq;
-	e->softirq += softirq;
-	n = e->n & (LEDGER - 1);
+	p = piece_of(w, r);
+	e->irq += p.irq;
+	e->softirq += p.softirq;
+	n = e->n & (RUNS - 1);
 	e->ran[n].owner = r->owner;
 	e->ran[n].tid = r->tid;
-	e->ran[n].ns = w->reached - from - irq - softirq;
+	e->ran[n].ns = p.ns;
 	e->n++;
-	w->reached = r->start;
 	return 0;
 }
 
 /* Tells user space of a wait if it is among the worst of its group in this interval. */
-checked_once int worst_note(__u32 cpu, __u32 thread, __u64 wait, __u64 queued, __u64 quota)
+checked_once int worst_note(__u32 thread, __u64 wait, __u64 queued, __u64 quota, __u64 elsewhere)
 {
+	__u32 cpu = bpf_get_smp_processor_id();
 	struct thread *t = bpf_map_lookup_elem(&threads, &thread);
 	struct cpu *c = bpf_map_lookup_elem(&cpus, &cpu);
-	struct charging w = { .cpu = cpu };
+	struct charging w = { .cpu = cpu, .to = -1 };
 	struct sched_process *p;
 	struct worst *kept, fresh = {};
 	struct exemplar *e;
@@ -656,6 +677,7 @@ checked_once int worst_note(__u32 cpu, __u32 thread, __u64 wait, __u64 queued, _
 		return 0;
 	e->at = bpf_ktime_get_ns();
 	e->wait = wait;
+	e->elsewhere = elsewhere;
 	e->quota = quota;
 	e->irq = e->softirq = 0;
 	e->owner = owner;
@@ -663,12 +685,12 @@ checked_once int worst_note(__u32 cpu, __u32 thread, __u64 wait, __u64 queued, _
 	e->cpu = cpu;
 	e->n = 0;
 	/* The quota's part comes first. */
-	w.from = queued + quota;
 	w.reached = c->since;
+	w.from = (queued ? queued : w.reached) + quota;
 	w.number = c->runs;
 	if (w.from < w.reached) {
-		bpf_loop(LEDGER, exemplar_run, &w, 0);
-	} else {
+		bpf_loop(RUNS, exemplar_run, &w, 0);
+	} else if (!quota && !elsewhere) {
 		/* The clock stood still meanwhile: so whoever ran last did. */
 		e->ran[0].owner = c->run[(c->runs - 1) & (RUNS - 1)].owner;
 		e->ran[0].tid = c->run[(c->runs - 1) & (RUNS - 1)].tid;
@@ -720,7 +742,7 @@ checked_once int switch_unseen(__u32 cpu, __u64 arrival, __u64 now)
 SEC("tp_btf/sched_switch")
 int BPF_PROG(thread_switch, bool preempt, struct task_struct *prev, struct task_struct *next, unsigned int state)
 {
-	__u64 now = next->se.cfs_rq->rq->clock, irq, softirq, span, wait, from, delay, queued, quota = 0;
+	__u64 now = next->se.cfs_rq->rq->clock, irq, softirq, span, wait, from, delay, queued, elsewhere, quota = 0;
 	__u32 cpu = bpf_get_smp_processor_id(), thread, owner, group = OWNER_OLDER;
 	struct cpu *c = bpf_map_lookup_elem(&cpus, &cpu);
 	struct sched_process *p;
@@ -733,10 +755,7 @@ int BPF_PROG(thread_switch, bool preempt, struct task_struct *prev, struct task_
 	/* Off. */
 	if (c->since && (prev->pid ? c->task != (__u64)prev || prev->sched_info.last_arrival > c->since : c->task != 0)) {
 		switch_unseen(cpu, prev->pid ? prev->sched_info.last_arrival : 0, now);
-		c->task = 0;
-		c->owner = OWNER_WAKE_UP_PATH;
-		c->tid = 0;
-		c->thread = 0;
+		runs_idle(c);
 		if (prev->pid) {
 			tc = task_context(prev);
 			if (tc) {
@@ -798,10 +817,7 @@ int BPF_PROG(thread_switch, bool preempt, struct task_struct *prev, struct task_
 	from = c->since;
 	c->since = now;
 	if (!next->pid) {
-		c->task = 0;
-		c->owner = OWNER_WAKE_UP_PATH;
-		c->tid = 0;
-		c->thread = 0;
+		runs_idle(c);
 		return 0;
 	}
 	tc = task_context(next);
@@ -832,18 +848,16 @@ int BPF_PROG(thread_switch, bool preempt, struct task_struct *prev, struct task_
 		charge_to(t, OWNER_UNATTRIBUTED_UNSEEN_WAIT, delay);
 	if (wait) {
 		leaf = next->se.cfs_rq;
-		if (throttled_time(leaf)) {
+		if (throttled_time(leaf))
 			leaf_runs(as_number(leaf), throttled_time(leaf), now);
-			if (is_throttled_by_group() || t->flags & THREAD_THROTTLED)
-				quota = charge_limited(cpu, thread, queued, now, as_number(leaf));
-			else
-				charge_history(cpu, thread, queued, now);
-		} else if (queued >= from && !(irq | softirq)) {
+		if (is_limited(t, leaf))
+			quota = charge_limited(cpu, thread, queued, now, as_number(leaf));
+		else if (queued >= from && !(irq | softirq))
 			charge_to(t, group, wait);
-		} else {
+		else
 			charge_history(cpu, thread, queued, now);
-		}
 	}
+	elsewhere = t->waited + delay;
 	wait += t->waited;
 	t->waited = 0;
 	/* Clocks of two CPUs can differ by less than a microsecond. */
@@ -855,13 +869,17 @@ int BPF_PROG(thread_switch, bool preempt, struct task_struct *prev, struct task_
 	p = bpf_map_lookup_elem(&sched_processes, &owner);
 	if (!p)
 		return 0;
-	if (!wait && queued)
-		wait = fresh_clock(c, now) - queued;
+	if (queued && (!wait || now + c->clock_offset > c->offset_until)) {
+		__u64 fresh = fresh_clock(c, now);
+
+		if (!wait)
+			wait = fresh - queued;
+	}
 	t->latencies += wait;
 	hist_add(&p->wait, wait);
 	max_add(&p->max, wait);
 	if (keep_worst && (wait > p->worst_floor || p->worst_interval != interval))
-		worst_note(cpu, thread, wait, queued, quota);
+		worst_note(thread, wait, queued, quota, elsewhere);
 	return 0;
 }
 
@@ -873,7 +891,8 @@ SEC("tp_btf/sched_migrate_task")
 int BPF_PROG(thread_migrated, struct task_struct *task)
 {
 	struct rq *rq = task->se.cfs_rq->rq;
-	__u64 to = rq->clock, wait, leaf;
+	struct cfs_rq *leaf = task->se.cfs_rq;
+	__u64 to = rq->clock, wait;
 	__u32 thread, cpu = rq->cpu;
 	struct thread *t;
 
@@ -888,9 +907,8 @@ int BPF_PROG(thread_migrated, struct task_struct *task)
 		return 0;
 	t->expected += wait;
 	t->waited += wait;
-	leaf = as_number(task->se.cfs_rq);
-	if (throttled_time(task->se.cfs_rq) && (is_throttled_by_group() || t->flags & THREAD_THROTTLED))
-		charge_limited(cpu, thread, to - wait, to, leaf);
+	if (is_limited(t, leaf))
+		charge_limited(cpu, thread, to - wait, to, as_number(leaf));
 	else
 		charge_history(cpu, thread, to - wait, to);
 	return 0;
@@ -898,10 +916,16 @@ int BPF_PROG(thread_migrated, struct task_struct *task)
 
 /* ---- interrupts ---- */
 
-static __always_inline int irq_begins(void)
+static __always_inline struct cpu *this_cpu(void)
 {
 	__u32 cpu = bpf_get_smp_processor_id();
-	struct cpu *c = bpf_map_lookup_elem(&cpus, &cpu);
+
+	return bpf_map_lookup_elem(&cpus, &cpu);
+}
+
+static __always_inline int irq_begins(void)
+{
+	struct cpu *c = this_cpu();
 
 	if (c)
 		c->irq_since = bpf_ktime_get_ns();
@@ -910,8 +934,7 @@ static __always_inline int irq_begins(void)
 
 static __always_inline int irq_ends(void)
 {
-	__u32 cpu = bpf_get_smp_processor_id();
-	struct cpu *c = bpf_map_lookup_elem(&cpus, &cpu);
+	struct cpu *c = this_cpu();
 
 	if (c && c->irq_since)
 		c->irq += bpf_ktime_get_ns() - c->irq_since;
@@ -945,8 +968,7 @@ INTERRUPT(ipi, ipi_entry, ipi_exit)
 SEC("tp_btf/softirq_entry")
 int BPF_PROG(softirq_begins)
 {
-	__u32 cpu = bpf_get_smp_processor_id();
-	struct cpu *c = bpf_map_lookup_elem(&cpus, &cpu);
+	struct cpu *c = this_cpu();
 
 	if (c) {
 		c->softirq_since = bpf_ktime_get_ns();
@@ -962,8 +984,7 @@ int BPF_PROG(softirq_begins)
 SEC("tp_btf/softirq_exit")
 int BPF_PROG(softirq_ends)
 {
-	__u32 cpu = bpf_get_smp_processor_id();
-	struct cpu *c = bpf_map_lookup_elem(&cpus, &cpu);
+	struct cpu *c = this_cpu();
 
 	if (c && c->softirq_since) {
 		__u64 irq = c->irq - c->softirq_irq, span = bpf_ktime_get_ns() - c->softirq_since;

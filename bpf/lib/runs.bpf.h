@@ -52,6 +52,15 @@ struct cpu {
 	struct run run[RUNS];
 };
 
+/* Nothing runs from now on. */
+static __always_inline void runs_idle(struct cpu *c)
+{
+	c->task = 0;
+	c->owner = OWNER_WAKE_UP_PATH;
+	c->tid = 0;
+	c->thread = 0;
+}
+
 /* One of each for each CPU: user space sets their sizes. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -87,6 +96,19 @@ static __always_inline struct chapter *chapter_at(__u32 cpu, __u32 level, __u64 
 	__u32 at = (cpu * CHAPTER_LEVELS + level) * CHAPTERS + (number & (CHAPTERS - 1));
 
 	return bpf_map_lookup_elem(&chapters, &at);
+}
+
+/* Whether a chapter is there: made, and not overwritten since. */
+static __always_inline bool chapter_kept(__u32 cpu, __u32 level, __u64 number)
+{
+	struct cpu *c = bpf_map_lookup_elem(&cpus, &cpu);
+	__u64 made;
+
+	if (!c || level >= CHAPTER_LEVELS)
+		return false;
+	made = c->made[level];
+	/* At level 0 the one that is being made counts, too: it has overwritten one more. */
+	return level ? number < made && number + CHAPTERS >= made : number <= made && number + CHAPTERS > made;
 }
 
 #define CHAPTER_PROBES 8

@@ -59,17 +59,18 @@ type bpfCulpritKey struct {
 }
 
 type bpfExemplar struct {
-	_       structs.HostLayout
-	At      uint64
-	Wait    uint64
-	Quota   uint64
-	Irq     uint64
-	Softirq uint64
-	Owner   uint32
-	Tid     uint32
-	Cpu     uint32
-	N       uint32
-	Ran     [32]struct {
+	_         structs.HostLayout
+	At        uint64
+	Wait      uint64
+	Elsewhere uint64
+	Quota     uint64
+	Irq       uint64
+	Softirq   uint64
+	Owner     uint32
+	Tid       uint32
+	Cpu       uint32
+	N         uint32
+	Ran       [64]struct {
 		_     structs.HostLayout
 		Owner uint32
 		Tid   uint32

@@ -58,13 +58,14 @@ func (p *Probe) exemplar(e bpfExemplar, monotonic hook.Clock) snapshot.SchedWait
 		}
 	}
 	ran := e.Ran[:min(int(e.N), len(e.Ran))]
-	known := e.Quota + e.Irq + e.Softirq
+	known := e.Elsewhere + e.Quota + e.Irq + e.Softirq
 	for _, r := range ran {
 		known += r.Ns
 	}
 	if e.Wait > known {
 		add(p.table.Process(uint32(bpfOwnerOWNER_OLDER)), 0, e.Wait-known)
 	}
+	add(snapshot.Process{App: snapshot.OtherCPU}, 0, e.Elsewhere)
 	add(p.table.Process(uint32(bpfOwnerOWNER_QUOTA)), 0, e.Quota)
 	for _, r := range slices.Backward(ran) {
 		add(p.who(r.Owner), r.Tid, r.Ns)

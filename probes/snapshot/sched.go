@@ -11,9 +11,10 @@ import (
 const (
 	Interrupts = "[interrupts]"
 	Softirqs   = "[softirqs]"
-	WakeUpPath = "[wake-up path]"       // the CPU was idle, and coming up
-	OwnQuota   = "[own CPU quota]"      // the victim's cgroup had used up its share (cgroup bandwidth)
-	OlderWaits = "[older than history]" // longer ago than the CPU's run history tells
+	WakeUpPath = "[wake-up path]"           // the CPU was idle, and coming up
+	OwnQuota   = "[own CPU quota]"          // the victim's cgroup had used up its share (cgroup bandwidth)
+	OlderWaits = "[older than history]"     // longer ago than the CPU's run history tells
+	OtherCPU   = "[on another CPU's queue]" // in a ledger: what was waited before the thread was taken to the CPU that it ran on
 )
 
 // Sched is what culprit sched reports of one interval.
