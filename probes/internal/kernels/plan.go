@@ -13,7 +13,7 @@ import (
 // planned is a package whose tests run on each kernel.
 type planned struct {
 	dir  string // below the repository's root
-	skip string // tests of what is the same on every kernel (the repository, names that runtimes and hosts keep in files, tables that are full), or needs more than guests have
+	skip string // tests of what is the same on every kernel (the repository, flags and forms of output, names that runtimes and hosts keep in files, tables that are full), or needs more than guests have
 	// The tests run the program of this package, which they would build otherwise.
 	program bool
 }
@@ -22,9 +22,9 @@ type planned struct {
 var plans = []planned{
 	{dir: "probes/io", skip: "TestLossesAreSeen"}, // tables of all sizes
 	{dir: "cmd/culprit", program: true, skip: "TestImportsGoOneWay|TestProbesAreOneSet|TestCommandsAreDocumented|" +
-		"TestHostFiles|TestContainerNames|TestFileCapabilitiesReadNoChosenFile"},
-	// What the guests have no loads for: perf, stress-ng, the Go compiler.
-	{dir: "probes/sched", skip: "TestAgainstPerf|TestDepth|TestScale"},
+		"TestScripts/output|TestScripts/usage|TestHostFiles|TestContainerNames|TestFileCapabilitiesReadNoChosenFile"},
+	// Tables that are full, and what the guests have no loads for: perf, stress-ng, the Go compiler.
+	{dir: "probes/sched", skip: "TestLossesAreSeen|TestAgainstPerf|TestDepth|TestScale"},
 	{dir: "probes/owner"},
 }
 
