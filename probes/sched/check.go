@@ -40,6 +40,12 @@ func others(tracepoint string) bool {
 	return interrupt && (tracepoint == "ipi_entry" || tracepoint == "ipi_exit") == (runtime.GOARCH == "amd64")
 }
 
+// needs are what the run queues' waits are read from.
+var needs = []hook.Need{
+	{Struct: "sched_info", Member: "run_delay", Option: "CONFIG_SCHED_INFO"},
+	{Struct: "sched_entity", Member: "cfs_rq", Option: "CONFIG_FAIR_GROUP_SCHED"},
+}
+
 func load() (*ebpf.CollectionSpec, error) {
 	spec, err := loadBpf()
 	if err != nil {
@@ -50,7 +56,11 @@ func load() (*ebpf.CollectionSpec, error) {
 }
 
 // Spec is the sched probe's object for the kernel with these types: without the programs that it cannot have.
+// The error is a hook.NotBuiltIn if the probe cannot work there at all.
 func Spec(kernel *btf.Spec) (*ebpf.CollectionSpec, error) {
+	if err := hook.Met(kernel, needs); err != nil {
+		return nil, fmt.Errorf("loading the sched probe: %w", err)
+	}
 	spec, err := load()
 	if err == nil {
 		hook.Reduce(spec, without, kernel)
