@@ -36,7 +36,7 @@ func (p *Probe) retireTransactions() error {
 	if len(ended.transactions) == 0 {
 		return nil
 	}
-	p.retired.Add(foldRows, p.difference(&reading{transactions: p.reading.transactions}, ended, nil)...)
+	p.retired.Add(groupRows, p.difference(&reading{transactions: p.reading.transactions}, ended, nil)...)
 	for key := range now.shares {
 		if _, ok := ended.transactions[bpfTransactionKey{Device: key.Device, Tid: key.Tid}]; ok {
 			if err := bpfmap.Forget(p.objects.Maps[bpfMapShares], key); err != nil {
@@ -53,14 +53,16 @@ func (p *Probe) retireTransactions() error {
 	return nil
 }
 
-// foldRows tells the dead apart by application alone.
-func foldRows(rows []snapshot.IORow) []snapshot.IORow {
-	return snapshot.IO{Rows: rows}.Group(snapshot.ByApp).Rows
+func groupRows(rows []snapshot.IORow, by snapshot.By) []snapshot.IORow {
+	return snapshot.IO{Rows: rows}.Group(by).Rows
 }
 
-// foldFiles does the same with files, and drops the least of what is left.
-func (p *Probe) foldFiles(files []snapshot.IOFile) []snapshot.IOFile {
-	folded := snapshot.IO{Files: files}.Group(snapshot.ByApp).Files
+// groupFiles drops the least of what is left.
+func (p *Probe) groupFiles(files []snapshot.IOFile, by snapshot.By) []snapshot.IOFile {
+	folded := snapshot.IO{Files: files}.Group(by).Files
+	if by != snapshot.ByApp {
+		return folded
+	}
 	kept := folded[:min(len(folded), owner.BacklogLimit/2)]
 	for _, f := range folded[len(kept):] {
 		p.filesDropped += f.ReadBytes + f.WriteBytes
@@ -108,9 +110,9 @@ func (p *Probe) release(owners []uint32) (keep []uint32, err error) {
 		}
 	}
 	now.latency = p.readLatencies(now.rows)
-	p.retired.Add(foldRows, p.difference(p.reading, now, only)...)
+	p.retired.Add(groupRows, p.difference(p.reading, now, only)...)
 	if p.options.Files {
-		p.retiredFiles.Add(p.foldFiles, p.fileDifference(p.reading.files, now.files, only)...)
+		p.retiredFiles.Add(p.groupFiles, p.fileDifference(p.reading.files, now.files, only)...)
 	}
 	for at, row := range now.rows {
 		if only[row.Owner] {

@@ -4,11 +4,12 @@ import (
 	"testing"
 
 	"culprit/probes/owner"
+	"culprit/probes/snapshot"
 )
 
 // Rows are folded when there are too many, not before, and what was lost of them is counted.
 func TestBacklog(t *testing.T) {
-	sum := func(rows []int) []int {
+	sum := func(rows []int, _ snapshot.By) []int {
 		n := 0
 		for _, r := range rows {
 			n += r

@@ -95,7 +95,7 @@ func (p *Probe) Release(owners []uint32) (keep []uint32) {
 
 func (p *Probe) release(owners []uint32) error {
 	var rows []snapshot.SchedRow
-	defer func() { p.retired.Add(foldRows, rows...) }() // those taken over before an error, too
+	defer func() { p.retired.Add(groupRows, rows...) }() // those taken over before an error, too
 	only := map[uint32]bool{}
 	for _, o := range owners {
 		only[o] = true
@@ -118,9 +118,8 @@ func (p *Probe) release(owners []uint32) error {
 	return nil
 }
 
-// foldRows tells the dead apart by application alone.
-func foldRows(rows []snapshot.SchedRow) []snapshot.SchedRow {
-	return snapshot.Sched{Rows: rows}.Group(snapshot.ByApp).Rows
+func groupRows(rows []snapshot.SchedRow, by snapshot.By) []snapshot.SchedRow {
+	return snapshot.Sched{Rows: rows}.Group(by).Rows
 }
 
 func (p *Probe) freeLatency(o uint32) error {

@@ -38,13 +38,13 @@ func (p *Probe) readWorst() error {
 		if err := binary.Read(bytes.NewReader(record.RawSample), binary.LittleEndian, &e); err != nil {
 			return fmt.Errorf("reading a long wait: %w", err)
 		}
-		p.worst.Add(longest, p.exemplar(e, monotonic))
+		p.worst.Add(groupWaits, p.exemplar(e, monotonic))
 	}
 }
 
-// longest keeps the longest waits of each application.
-func longest(waits []snapshot.SchedWait) []snapshot.SchedWait {
-	return snapshot.Sched{Worst: waits}.Group(snapshot.ByApp).Worst
+// groupWaits keeps the longest of each group.
+func groupWaits(waits []snapshot.SchedWait, by snapshot.By) []snapshot.SchedWait {
+	return snapshot.Sched{Worst: waits}.Group(by).Worst
 }
 
 // exemplar puts what ran meanwhile in order. What the last runs of the CPU do not cover was earlier.

@@ -1,6 +1,8 @@
 package snapshot
 
 import (
+	"fmt"
+	"reflect"
 	"testing"
 	"time"
 )
@@ -96,5 +98,27 @@ func TestSchedBecauseOfNames(t *testing.T) {
 		if wait != c.want || worst != c.want || len(got.Rows) > 1 {
 			t.Errorf("because of %s by %s: waits of %d and %d ns in %d rows, want %d", c.name, c.by, wait, worst, len(got.Rows), c.want)
 		}
+	}
+}
+
+// Long reports merge the dead that are called the same: every grouping by name stays as it was.
+func TestFold(t *testing.T) {
+	var all Sched
+	for pid := range 300 {
+		p := Process{PID: pid + 1, App: fmt.Sprint("app", pid%2), Comm: fmt.Sprint("comm", pid%3), User: fmt.Sprint("user", pid%5)}
+		all.Rows = append(all.Rows, SchedRow{Process: p, Switches: uint64(pid), Culprits: []Culprit{{Process: p, NS: uint64(pid)}}})
+	}
+	rows := func(rows []SchedRow, by By) []SchedRow { return Sched{Rows: rows}.Group(by).Rows }
+	fine, coarse := Sched{Rows: Fold(100, all.Rows, rows)}, Sched{Rows: Fold(20, all.Rows, rows)}
+	if len(fine.Rows) != 30 || len(coarse.Rows) != 2 {
+		t.Errorf("%d and %d rows", len(fine.Rows), len(coarse.Rows))
+	}
+	for _, by := range []By{ByApp, ByComm, ByUser} {
+		if got, want := fine.Group(by).Rows, all.Group(by).Rows; !reflect.DeepEqual(got, want) {
+			t.Errorf("by %s:\n%+v\nnot\n%+v", by, got, want)
+		}
+	}
+	if got, want := coarse.Group(ByApp).Rows, all.Group(ByApp).Rows; len(got) != len(want) || got[0].Switches != want[0].Switches {
+		t.Errorf("by app: %+v, not %+v", got, want)
 	}
 }

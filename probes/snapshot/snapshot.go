@@ -47,6 +47,9 @@ const (
 	ByUser      By = "user"
 )
 
+// byIdentity is finer than all of them but ByPID: by everything that a process is called.
+const byIdentity By = "identity"
+
 // Bys lists every grouping in the order in which help prints them.
 var Bys = []By{ByApp, ByPID, ByComm, ByExe, ByCgroup, ByUnit, ByContainer, ByUser}
 
@@ -64,6 +67,9 @@ func (p Process) key(by By) groupKey {
 	}
 	if p.special() {
 		return groupKey{name: p.App}
+	}
+	if by == byIdentity {
+		return groupKey{name: strings.Join([]string{p.App, p.Comm, p.Exe, p.Cgroup, p.Unit, p.Container, p.User}, "\x00")}
 	}
 	return groupKey{name: p.Name(by)}
 }
@@ -168,6 +174,15 @@ func (p Process) asGroup(by By) Process {
 		p.PID, p.PPID, p.Started = 0, 0, time.Time{}
 	}
 	return p
+}
+
+// Fold makes fewer of many rows of processes, at most limit if that can be: of those that are called the same in every way
+// one, so that every grouping but that by process stays true; if that is not enough, one of each application.
+func Fold[R any](limit int, rows []R, group func([]R, By) []R) []R {
+	if rows = group(rows, byIdentity); len(rows) > limit {
+		rows = group(rows, ByApp)
+	}
+	return rows
 }
 
 // Loss is one counter of something that was lost, skipped or could not be
