@@ -238,12 +238,17 @@ func TestQuota(t *testing.T) {
 	if off := math.Abs(float64(r.Quota()) - float64(throttled)); off > 0.05*float64(throttled)+100e6 {
 		t.Errorf("throttled for %d ns, by the kernel's count %d", r.Quota(), throttled)
 	}
-	if float64(throttled) < 0.6*float64(d) {
-		t.Errorf("throttled for %d ns only: the quota is not what it should be", throttled)
-	}
 	contention := r.Wait() - r.Quota() - charged(r, snapshot.WakeUpPath)
-	if float64(contention) > 0.03*float64(r.Wait()) {
-		t.Errorf("%d of %d ns are called contention", contention, r.Wait())
+	t.Logf("%d of %d ns are called contention", contention, r.Wait())
+	if quiet(t, s, "spender") { // else it has to wait for others, too, and uses up its quota later
+		if float64(throttled) < 0.6*float64(d) {
+			t.Errorf("throttled for %d ns only: the quota is not what it should be", throttled)
+		}
+		if float64(contention) > 0.03*float64(r.Wait()) {
+			t.Errorf("%d of %d ns are called contention", contention, r.Wait())
+		}
+	} else if throttled == 0 {
+		t.Error("it was never throttled")
 	}
 
 	// Without a limit, but with company.
