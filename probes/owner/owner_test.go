@@ -16,7 +16,7 @@ import (
 	"culprit/probes/snapshot"
 )
 
-func TestMain(m *testing.M) { livetest.Main(m) }
+func TestMain(m *testing.M) { livetest.Main(m, nil) }
 
 // processes are the rows of all processes called comm.
 func processes(w *livetest.Watch, disk livetest.Disk, comm string) []snapshot.IORow {

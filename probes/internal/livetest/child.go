@@ -2,6 +2,7 @@ package livetest
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -10,7 +11,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
-	"strings"
 	"testing"
 	"time"
 	"unsafe"
@@ -28,6 +28,9 @@ func init() {
 	}
 }
 
+// Job is what a child does. Its result, as JSON, is what the child prints.
+type Job func(args []string) (result any, err error)
+
 // Child is a process that does one job under a name of its own.
 type Child struct {
 	t      testing.TB
@@ -36,38 +39,59 @@ type Child struct {
 	PID    int
 }
 
-// Start begins a job (see jobs) in a child process called comm.
+// ChildCommand is how to do a job, one of Main's or of jobs, in a child process called comm.
+func ChildCommand(comm, job string, args ...any) (*exec.Cmd, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(self, comm)
+	for _, a := range args {
+		cmd.Args = append(cmd.Args, fmt.Sprint(a))
+	}
+	// One thread does everything, and the collector of so short a life would only add others.
+	cmd.Env = append(os.Environ(), jobVariable+"="+job, "GOGC=off")
+	return cmd, nil
+}
+
+// Start begins a job in a child process called comm. If it has not been waited for when the test ends, it is killed.
 func Start(t testing.TB, comm, job string, args ...any) *Child {
 	t.Helper()
-	self, err := os.Executable()
+	cmd, err := ChildCommand(comm, job, args...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &Child{t: t, cmd: exec.Command(self, comm)}
-	for _, a := range args {
-		c.cmd.Args = append(c.cmd.Args, fmt.Sprint(a))
-	}
-	// One thread does everything, and the collector of so short a life would only add others.
-	c.cmd.Env = append(os.Environ(), jobVariable+"="+job, "GOGC=off")
+	c := &Child{t: t, cmd: cmd}
 	c.cmd.Stdout, c.cmd.Stderr = &c.output, &c.output
 	if err := c.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	c.PID = c.cmd.Process.Pid
+	t.Cleanup(func() {
+		if c.cmd.ProcessState == nil {
+			c.cmd.Process.Kill()
+			c.cmd.Wait()
+		}
+	})
 	return c
 }
 
-// Wait is until the job is done. It returns how long the job's only thread slept.
-func (c *Child) Wait() time.Duration {
+// Wait is until the job, one of jobs, is done. It returns how long its only thread slept.
+func (c *Child) Wait() (slept time.Duration) {
+	c.t.Helper()
+	c.Result(&slept)
+	return slept
+}
+
+// Result waits until the job is done, and puts its result where this points.
+func (c *Child) Result(result any) {
 	c.t.Helper()
 	if err := c.cmd.Wait(); err != nil {
 		c.t.Fatalf("%s: %v\n%s", c.cmd, err, c.output.String())
 	}
-	slept, err := time.ParseDuration(strings.TrimSpace(c.output.String()))
-	if err != nil {
-		c.t.Fatalf("%s: %v", c.cmd, err)
+	if err := json.Unmarshal(c.output.Bytes(), result); err != nil {
+		c.t.Fatalf("%s: %v\n%s", c.cmd, err, c.output.String())
 	}
-	return slept
 }
 
 // Do is Start and Wait.
@@ -77,8 +101,11 @@ func Do(t testing.TB, comm, job string, args ...any) time.Duration {
 }
 
 // work is the main function of a child: its name, then the job's arguments.
-func work(job string, args []string) int {
-	f, ok := jobs[job]
+func work(job string, args []string, more map[string]Job) int {
+	f, ok := more[job]
+	if io, known := jobs[job]; known && !ok {
+		f, ok = asleep(io), true
+	}
 	if !ok || len(args) == 0 {
 		fmt.Fprintf(os.Stderr, "no job %q\n", job)
 		return 1
@@ -87,19 +114,29 @@ func work(job string, args []string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	begin := time.Now()
-	before, err := busy()
+	result, err := f(args[1:])
 	if err == nil {
-		err = f(args[1:])
+		err = json.NewEncoder(os.Stdout).Encode(result)
 	}
-	took := time.Since(begin)
-	after, err2 := busy()
-	if err := errors.Join(err, err2); err != nil {
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	fmt.Println(took - (after - before))
 	return 0
+}
+
+// asleep is a job that tells how long it slept.
+func asleep(f func(args []string) error) Job {
+	return func(args []string) (any, error) {
+		begin := time.Now()
+		before, err := busy()
+		if err == nil {
+			err = f(args)
+		}
+		took := time.Since(begin)
+		after, err2 := busy()
+		return took - (after - before), errors.Join(err, err2)
+	}
 }
 
 // busy is how long this thread ran or waited for a CPU: what is left of the time is sleep, and
@@ -115,7 +152,7 @@ func busy() (time.Duration, error) {
 	return ran + waited, err
 }
 
-// jobs are what children can do.
+// jobs are what children of every package can do.
 var jobs = map[string]func(args []string) error{
 	"write":     jobWrite,     // FILE SIZE: writes a fresh file
 	"pieces":    jobPieces,    // FILE PIECE WHICH OF TOTAL: writes every OF-th piece of a file

@@ -74,7 +74,7 @@ func NewDisk(t testing.TB, fs string, mib int64, options ...string) Disk {
 
 func newLoop(t testing.TB, mib int64) (dev string) {
 	t.Helper()
-	loadModule("loop", "/dev/loop-control")
+	LoadModule("loop", "/dev/loop-control")
 	memory := "/dev/shm"
 	if _, err := os.Stat(memory); err != nil {
 		memory = t.TempDir()
@@ -93,8 +93,8 @@ func newLoop(t testing.TB, mib int64) (dev string) {
 	return dev
 }
 
-// loadModule loads a module unless what it makes is there. Whether that worked, shows when it is used.
-func loadModule(name, makes string) {
+// LoadModule loads a module unless what it makes is there. Whether that worked, shows when it is used.
+func LoadModule(name, makes string) {
 	if _, err := os.Stat(makes); err != nil {
 		exec.Command("modprobe", name).Run()
 	}
@@ -105,7 +105,7 @@ func NewZram(t testing.TB, mib int) Disk {
 	t.Helper()
 	NeedRoot(t)
 	const control = "/sys/class/zram-control/"
-	loadModule("zram", control)
+	LoadModule("zram", control)
 	id, err := os.ReadFile(control + "hot_add") // reading it adds one
 	if err != nil {
 		t.Fatalf("this kernel has no zram: %v", err)
@@ -124,7 +124,7 @@ func NewZram(t testing.TB, mib int) Disk {
 func NewLinear(t testing.TB, lower Disk) Disk {
 	t.Helper()
 	NeedConfig(t, "CONFIG_BLK_DEV_DM")
-	loadModule("dm-mod", "/dev/mapper/control")
+	LoadModule("dm-mod", "/dev/mapper/control")
 	sectors := strings.TrimSpace(Command(t, "blockdev", "--getsz", lower.Dev))
 	name := "culprit-test-" + lower.Name
 	Command(t, "dmsetup", "create", name, "--table", "0 "+sectors+" linear "+lower.Dev+" 0")
@@ -137,7 +137,7 @@ func NewLinear(t testing.TB, lower Disk) Disk {
 func NewMirror(t testing.TB, a, b Disk) Disk {
 	t.Helper()
 	NeedConfig(t, "CONFIG_BLK_DEV_MD")
-	loadModule("raid1", "/sys/module/raid1")
+	LoadModule("raid1", "/sys/module/raid1")
 	const dev = "/dev/md77"
 	Command(t, "mdadm", "--create", dev, "--run", "--level=1", "--raid-devices=2", "--metadata=1.0", "--assume-clean", "--bitmap=none", a.Dev, b.Dev)
 	t.Cleanup(func() {
@@ -163,10 +163,10 @@ func (d *Disk) mount(t testing.TB, fs string, options []string) {
 		// Lazy initialisation would be the kernel's own I/O for minutes to come.
 		options = append(options, "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0")
 	case "xfs":
-		loadModule("xfs", "/sys/fs/xfs")
+		LoadModule("xfs", "/sys/fs/xfs")
 		options = append(options, "-f")
 	case "btrfs":
-		loadModule("btrfs", "/sys/fs/btrfs")
+		LoadModule("btrfs", "/sys/fs/btrfs")
 		options = append(options, "-f")
 	default:
 		t.Fatalf("no way to make %q", fs)

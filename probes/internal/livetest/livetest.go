@@ -17,10 +17,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Main runs a package's tests; in a child process, it does the child's work instead.
-func Main(m *testing.M) {
+// Main runs a package's tests; in a child process, it does the child's work instead, which may be one of more
+// jobs than every package has.
+func Main(m *testing.M, more map[string]Job) {
 	if job := os.Getenv(jobVariable); job != "" {
-		os.Exit(work(job, os.Args[1:]))
+		os.Exit(work(job, os.Args[1:], more))
 	}
 	os.Exit(alone(m.Run))
 }
