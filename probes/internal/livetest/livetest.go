@@ -20,10 +20,15 @@ import (
 // Main runs a package's tests; in a child process, it does the child's work instead, which may be one of more
 // jobs than every package has.
 func Main(m *testing.M, more map[string]Job) {
+	ChildMain(more)
+	os.Exit(alone(m.Run))
+}
+
+// ChildMain does a child's work in a child process, and does not return there. It is for packages whose main function is not Main.
+func ChildMain(more map[string]Job) {
 	if job := os.Getenv(jobVariable); job != "" {
 		os.Exit(work(job, os.Args[1:], more))
 	}
-	os.Exit(alone(m.Run))
 }
 
 // alone runs f while no other package's live tests run: they set system-wide

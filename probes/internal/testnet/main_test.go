@@ -6,4 +6,4 @@ import (
 	"culprit/probes/internal/livetest"
 )
 
-func TestMain(m *testing.M) { livetest.Main(m, nil) }
+func TestMain(m *testing.M) { livetest.Main(m, Jobs()) }

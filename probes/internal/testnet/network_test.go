@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -55,19 +54,6 @@ func connect(t *testing.T, n *Network, address netip.AddrPort, s Socket) (client
 	return client, server
 }
 
-// background runs a program until the test ends.
-func background(t *testing.T, args ...string) {
-	t.Helper()
-	cmd := exec.Command(args[0], args[1:]...)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
-	})
-}
-
 // transfer sends so many bytes to the server, which must get just these, and returns how long that took.
 func transfer(t *testing.T, client, server net.Conn, size int) time.Duration {
 	t.Helper()
@@ -102,8 +88,9 @@ func TestRelayDelays(t *testing.T) { testDelays(t) }
 
 // A relay is on time also where others compute on every CPU.
 func TestRelayDelaysWhileCPUsAreBusy(t *testing.T) {
-	for range 2 {
-		background(t, "sh", "-c", "while :; do :; done")
+	n := NewVeth(t)
+	for cpu := range 2 {
+		n.Client.Run("spinner", Spin{End: End{CPUs: []int{cpu}}, For: time.Minute})
 	}
 	testDelays(t)
 }
@@ -167,6 +154,16 @@ func TestNothingPassesForAWhile(t *testing.T) {
 	}
 }
 
+func TestFirstSegmentsAreLost(t *testing.T) {
+	isSYN := func(s Segment) bool { return s.From == FromClient && s.Flags == SYN }
+	r := NewRelay(t, Delays{}, DropNext(1, isSYN))
+	begin := time.Now()
+	sent := increase(r.Client, "Tcp.RetransSegs", func() { connect(t, &r.Network, netip.AddrPortFrom(r.Server.IPv4, port), Socket{}) })
+	if took := time.Since(begin); sent != 1 || took < 900*time.Millisecond || r.Traffic(FromClient).Dropped != 1 {
+		t.Errorf("it took %v and %d retransmissions, %+v", took, sent, r.Traffic(FromClient))
+	}
+}
+
 func TestHeldACKs(t *testing.T) {
 	const hold = 50 * time.Millisecond
 	r := NewRelay(t, Delays{}, HoldACKs(FromServer, hold))
@@ -221,14 +218,15 @@ func (f *failures) Error(args ...any) { f.messages = append(f.messages, fmt.Spri
 
 func TestTooManyPacketsFail(t *testing.T) {
 	f := &failures{TB: t}
-	r := newRelay(f, 3, Delays{time.Second, time.Second})
+	const limit = 100
+	r := newRelay(f, limit, Delays{time.Second, time.Second})
 	err := r.Client.Do(func() error {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			return err
 		}
 		defer unix.Close(fd)
-		for range 4 {
+		for range limit + 1 {
 			if err := unix.Sendto(fd, []byte{1}, 0, &unix.SockaddrInet4{Port: port, Addr: r.Server.IPv4.As4()}); err != nil {
 				return err
 			}
@@ -239,7 +237,7 @@ func TestTooManyPacketsFail(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-r.done
-	if len(f.messages) != 1 || !strings.Contains(f.messages[0], "more than 3 packets") {
+	if len(f.messages) != 1 || !strings.Contains(f.messages[0], fmt.Sprintf("more than %d packets", limit)) {
 		t.Errorf("it failed with %q", f.messages)
 	}
 }

@@ -19,12 +19,11 @@ import (
 type Relay struct {
 	Network
 
-	t      testing.TB
-	delays [2]time.Duration // by Direction
-	tun    [2]int           // whom packets of a Direction come from
-	stop   int              // an eventfd
-	done   chan struct{}
-	ended  sync.Once
+	t     testing.TB
+	tun   [2]int // whom packets of a Direction come from
+	stop  int    // an eventfd
+	done  chan struct{}
+	ended sync.Once
 
 	// The thread's own.
 	queue queue
@@ -34,6 +33,7 @@ type Relay struct {
 	late  lateness
 
 	mu      sync.Mutex
+	delays  [2]time.Duration // by Direction
 	rules   []Rule
 	flows   flows
 	traffic [2]Traffic
@@ -68,10 +68,7 @@ func NewRelay(t testing.TB, delays Delays, rules ...Rule) *Relay {
 func newRelay(t testing.TB, limit int, delays Delays, rules ...Rule) *Relay {
 	t.Helper()
 	livetest.LoadModule("tun", tunDevice)
-	r := &Relay{
-		t: t, limit: limit, delays: [2]time.Duration{delays.ToServer, delays.ToClient},
-		tun: [2]int{-1, -1}, stop: -1, rules: rules, flows: flows{}, done: make(chan struct{}),
-	}
+	r := &Relay{t: t, limit: limit, tun: [2]int{-1, -1}, stop: -1, flows: flows{}, done: make(chan struct{})}
 	t.Cleanup(func() {
 		for _, fd := range []int{r.tun[0], r.tun[1], r.stop} {
 			if fd >= 0 {
@@ -95,6 +92,12 @@ func newRelay(t testing.TB, limit int, delays Delays, rules ...Rule) *Relay {
 	t.Cleanup(func() { runtime.GOMAXPROCS(before) })
 	go r.run()
 	t.Cleanup(func() { r.ended.Do(r.end) })
+	if err := r.reach(); err != nil {
+		t.Fatal(err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.delays, r.rules = [2]time.Duration{delays.ToServer, delays.ToClient}, rules
 	return r
 }
 
@@ -222,8 +225,8 @@ func (r *Relay) run() {
 
 func (r *Relay) forward() error {
 	// Even at nice -20 it would be late by milliseconds where others compute.
-	if err := unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1}, 0); err != nil {
-		return fmt.Errorf("becoming a real-time thread: %w", err)
+	if err := becomeRealTime(relayPriority); err != nil {
+		return err
 	}
 	fds := []unix.PollFd{
 		{Fd: int32(r.tun[FromClient]), Events: unix.POLLIN}, {Fd: int32(r.tun[FromServer]), Events: unix.POLLIN},
@@ -288,15 +291,15 @@ func (r *Relay) receive(from Direction) error {
 			return fmt.Errorf("reading a packet: %w", err)
 		}
 		now := time.Now()
-		verdict := r.judge(p.bytes[:p.size], from, now)
-		if verdict == Drop {
+		delay, pass := r.judge(p.bytes[:p.size], from, now)
+		if !pass {
 			r.free = append(r.free, p)
 			continue
 		}
 		if len(r.queue) == r.limit {
 			return fmt.Errorf("more than %d packets are on their way: the test must send less, or over a shorter distance", r.limit)
 		}
-		p.from, p.due, p.order = from, now.Add(r.delays[from]+time.Duration(verdict)), r.order
+		p.from, p.due, p.order = from, now.Add(delay), r.order
 		r.order++
 		heap.Push(&r.queue, p)
 	}
@@ -313,12 +316,13 @@ func (r *Relay) newPacket() *packet {
 }
 
 // judge asks the rules.
-func (r *Relay) judge(bytes []byte, from Direction, at time.Time) Verdict {
+func (r *Relay) judge(bytes []byte, from Direction, at time.Time) (delay time.Duration, pass bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	delay = r.delays[from]
 	s, ok := r.flows.decode(bytes, from, at)
 	if !ok {
-		return Pass
+		return delay, true
 	}
 	traffic := &r.traffic[from]
 	traffic.Segments++
@@ -326,12 +330,14 @@ func (r *Relay) judge(bytes []byte, from Direction, at time.Time) Verdict {
 		traffic.Retransmissions++
 	}
 	for _, rule := range r.rules {
-		if verdict := rule(s); verdict != Pass {
-			if verdict == Drop {
-				traffic.Dropped++
-			}
-			return verdict
+		switch verdict := rule(s); verdict {
+		case Pass:
+		case Drop:
+			traffic.Dropped++
+			return 0, false
+		default:
+			return delay + time.Duration(verdict), true
 		}
 	}
-	return Pass
+	return delay, true
 }

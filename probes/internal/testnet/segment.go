@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"slices"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -89,12 +88,12 @@ func DropFor(d time.Duration) Rule {
 
 // DropNext drops the next segments that are as described, so many of them.
 func DropNext(n int, are func(Segment) bool) Rule {
-	var dropped atomic.Int64
 	return func(s Segment) Verdict {
-		if are(s) && dropped.Add(1) <= int64(n) {
-			return Drop
+		if n == 0 || !are(s) {
+			return Pass
 		}
-		return Pass
+		n--
+		return Drop
 	}
 }
 
@@ -115,10 +114,10 @@ type flow struct {
 	starts []int64 // of the data segments
 }
 
-type ends struct{ source, destination netip.AddrPort }
+type addresses struct{ source, destination netip.AddrPort }
 
 // flows are the connections that a relay has seen.
-type flows map[ends]*flow
+type flows map[addresses]*flow
 
 // decode is false for what is not TCP.
 func (f flows) decode(packet []byte, from Direction, at time.Time) (Segment, bool) {
@@ -127,7 +126,7 @@ func (f flows) decode(packet []byte, from Direction, at time.Time) (Segment, boo
 		return s, false
 	}
 	s.From, s.Time = from, at
-	key := ends{s.Source, s.Destination}
+	key := addresses{s.Source, s.Destination}
 	w := f[key]
 	begin := s.Seq
 	if s.Flags&SYN != 0 {
