@@ -1,0 +1,244 @@
+package snapshot
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// Cause is why a connection that had something to do made no progress.
+type Cause string
+
+// The causes, in the order of precedence: a span has the first one that applies.
+const (
+	RTO                Cause = "rto"                  // the retransmission timer ran out
+	TailLossProbe      Cause = "tail_loss_probe"      // the last segments were lost, and a probe found out (RFC 8985)
+	FastRetransmit     Cause = "fast_retransmit"      // segments were lost, and later ones told
+	ZeroWindow         Cause = "zero_window"          // the receiver had no room at all
+	ReceiveWindow      Cause = "receive_window"       // the receiver had room for less than there was to send
+	Pacing             Cause = "pacing"               // the sender's own rate limit
+	SlowStartRestart   Cause = "slow_start_restart"   // the congestion window began anew after idling
+	CwndLimited        Cause = "cwnd_limited"         // the congestion window was full
+	NagleDelayedACK    Cause = "nagle_delayed_ack"    // a small segment waited for the acknowledgement of another
+	SendBuffer         Cause = "send_buffer"          // the writer waited for room, while all that was written was on its way
+	DelayedACK         Cause = "delayed_ack"          // the peer waited for an acknowledgement that this end put off
+	ReaderNotScheduled Cause = "reader_not_scheduled" // data was there, and its reader waited for a CPU
+	ReaderNotReading   Cause = "reader_not_reading"   // data was there, and its reader did something else
+	Unexplained        Cause = "unexplained"          // none of these
+)
+
+// Causes are all of them, in the order of precedence.
+var Causes = []Cause{
+	RTO, TailLossProbe, FastRetransmit, ZeroWindow, ReceiveWindow, Pacing, SlowStartRestart, CwndLimited, NagleDelayedACK, SendBuffer,
+	DelayedACK, ReaderNotScheduled, ReaderNotReading, Unexplained,
+}
+
+// TCP is what culprit tcp reports of one interval.
+type TCP struct {
+	Start, End  time.Time
+	By          By
+	Rows        []TCPRow        // one per process from the probe, per group after Group
+	Connections []TCPConnection // when asked for: all that lived in the interval, most bytes first
+	Worst       []TCPStall      // the longest stalls of each group that has any, longest first
+	Kernel      []TCPCounter
+	Loss        []Loss // every counter, zero or not, in a fixed order
+}
+
+// TCPCounter compares one of our sums with the kernel's counter, over all network namespaces that were seen.
+type TCPCounter struct {
+	Name         string // in /proc/net/snmp: ActiveOpens, PassiveOpens, AttemptFails, RetransSegs
+	Ours, Kernel uint64
+}
+
+// Residual is what the kernel counted beyond ours; negative where it counted less.
+func (c TCPCounter) Residual() int64 { return int64(c.Kernel - c.Ours) }
+
+// TCPTraffic is what went over connections.
+type TCPTraffic struct {
+	Sent, Received          uint64 // bytes of payload: of what was sent several times, once
+	SegmentsOut, SegmentsIn uint64
+	Retransmits             uint64 // segments that were sent again, SYN and SYN-ACK included
+	RetransmitsFailed       uint64 // that should have been, and found no way out
+}
+
+// Add is the sum.
+func (t TCPTraffic) Add(o TCPTraffic) TCPTraffic {
+	return TCPTraffic{
+		t.Sent + o.Sent, t.Received + o.Received, t.SegmentsOut + o.SegmentsOut, t.SegmentsIn + o.SegmentsIn,
+		t.Retransmits + o.Retransmits, t.RetransmitsFailed + o.RetransmitsFailed,
+	}
+}
+
+// Bytes is the payload both ways.
+func (t TCPTraffic) Bytes() uint64 { return t.Sent + t.Received }
+
+// TCPRow is what the connections of one process (or group) did.
+type TCPRow struct {
+	Process
+	TCPTraffic
+	Opened, Accepted uint64 // connections that were established
+	Refused          uint64 // attempts that the other end refused,
+	TimedOut         uint64 // that nobody answered,
+	Aborted          uint64 // or that ended otherwise
+	Closed           uint64 // connections that ended, having been established
+	Open             uint64 // at the interval's end
+
+	Connect   Histogram // from SYN to the connection
+	FirstByte Histogram // from the connection to the first payload received
+	Life      Histogram // of connections that ended in the interval
+	RTT       Histogram // single samples, as the kernel took them (RACK's, RFC 8985)
+
+	Stalls  []TCPStalls // by cause, most time first
+	Remotes []TCPRemote // other ends, most bytes first
+}
+
+// Failed is how many attempts to connect failed.
+func (r TCPRow) Failed() uint64 { return r.Refused + r.TimedOut + r.Aborted }
+
+// Stalled is how long its connections stalled altogether, in ns.
+func (r TCPRow) Stalled() uint64 {
+	var sum uint64
+	for _, s := range r.Stalls {
+		sum += s.Total
+	}
+	return sum
+}
+
+// TCPStalls are the stalls of one cause. Times are in ns.
+type TCPStalls struct {
+	Cause             Cause
+	Count, Total, Max uint64
+}
+
+// TCPRemote is a remote end: an address, with the port where that is a service's.
+type TCPRemote struct {
+	Address netip.Addr
+	Port    uint16 // of connections that were opened; 0 for accepted ones
+	Sent    uint64
+	Recv    uint64
+}
+
+// TCPConnection is one connection. What it did is of the interval.
+type TCPConnection struct {
+	Process
+	TCPTraffic
+	Namespace     uint64 // inode of the network namespace
+	Local, Remote netip.AddrPort
+	State         string    // as ss and netstat name it, at the interval's end
+	Accepted      bool      // and not opened, as far as that was seen
+	Since         time.Time // when it was established; zero if it is older than culprit
+	RTT           uint64    // the kernel's smoothed one, ns
+	Stalls        []TCPStalls
+}
+
+// TCPStall is one long stall, for the list of the worst.
+type TCPStall struct {
+	Process
+	Cause         Cause
+	At            time.Time // its end
+	Duration      uint64    // ns
+	Namespace     uint64
+	Local, Remote netip.AddrPort
+	Waiting       uint64     // bytes that were to be sent, or to be read
+	Ran           []SchedRan // for ReaderNotScheduled: who had the CPU, most first
+}
+
+func (r TCPRow) merge(o TCPRow) TCPRow {
+	r.Process = r.Process.merge(o.Process)
+	r.TCPTraffic = r.TCPTraffic.Add(o.TCPTraffic)
+	r.Opened += o.Opened
+	r.Accepted += o.Accepted
+	r.Refused += o.Refused
+	r.TimedOut += o.TimedOut
+	r.Aborted += o.Aborted
+	r.Closed += o.Closed
+	r.Open += o.Open
+	r.Connect = r.Connect.Merge(o.Connect)
+	r.FirstByte = r.FirstByte.Merge(o.FirstByte)
+	r.Life = r.Life.Merge(o.Life)
+	r.RTT = r.RTT.Merge(o.RTT)
+	r.Stalls = mergeStalls(r.Stalls, o.Stalls)
+	r.Remotes = group(slices.Concat(r.Remotes, o.Remotes), func(a TCPRemote) any { return netip.AddrPortFrom(a.Address, a.Port) }, func(a, b TCPRemote) TCPRemote {
+		a.Sent += b.Sent
+		a.Recv += b.Recv
+		return a
+	})
+	slices.SortStableFunc(r.Remotes, func(a, b TCPRemote) int {
+		return cmp.Or(cmp.Compare(b.Sent+b.Recv, a.Sent+a.Recv), a.Address.Compare(b.Address), cmp.Compare(a.Port, b.Port))
+	})
+	return r
+}
+
+func mergeStalls(a, b []TCPStalls) []TCPStalls {
+	out := group(slices.Concat(a, b), func(s TCPStalls) any { return s.Cause }, func(a, b TCPStalls) TCPStalls {
+		return TCPStalls{a.Cause, a.Count + b.Count, a.Total + b.Total, max(a.Max, b.Max)}
+	})
+	slices.SortStableFunc(out, func(a, b TCPStalls) int {
+		return cmp.Or(cmp.Compare(b.Total, a.Total), cmp.Compare(slices.Index(Causes, a.Cause), slices.Index(Causes, b.Cause)))
+	})
+	return out
+}
+
+// Filter keeps the rows, connections and stalls whose owner passes keep. The audit stays whole.
+func (s TCP) Filter(keep func(Process) bool) TCP {
+	s.Rows = filter(s.Rows, func(r TCPRow) bool { return keep(r.Process) })
+	s.Connections = filter(s.Connections, func(c TCPConnection) bool { return keep(c.Process) })
+	s.Worst = filter(s.Worst, func(w TCPStall) bool { return keep(w.Process) })
+	return s
+}
+
+// Group merges the rows of each group, sorts them by bytes, most first, and keeps the longest stalls of each.
+func (s TCP) Group(by By) TCP {
+	s.By = by
+	s.Rows = group(s.Rows, func(r TCPRow) any { return r.key(by) }, TCPRow.merge)
+	for i := range s.Rows {
+		s.Rows[i].Process = s.Rows[i].asGroup(by)
+	}
+	s.sort(func(r TCPRow) uint64 { return r.Bytes() })
+	s.Connections = slices.Clone(s.Connections)
+	slices.SortStableFunc(s.Connections, func(a, b TCPConnection) int {
+		return cmp.Or(cmp.Compare(b.Bytes(), a.Bytes()), a.Local.Compare(b.Local), a.Remote.Compare(b.Remote))
+	})
+	s.Worst = slices.Clone(s.Worst)
+	slices.SortStableFunc(s.Worst, func(a, b TCPStall) int { return cmp.Compare(b.Duration, a.Duration) })
+	kept := map[groupKey]int{}
+	s.Worst = filter(s.Worst, func(w TCPStall) bool {
+		kept[w.key(by)]++
+		return kept[w.key(by)] <= worstOfGroup
+	})
+	return s
+}
+
+// TCPSorts are the columns that rows can be sorted by, all largest first but name.
+var TCPSorts = []string{"bytes", "sent", "received", "stalled", "retransmits", "connections", "rtt", "name"}
+
+// SortBy orders the rows by one of TCPSorts.
+func (s TCP) SortBy(column string) TCP {
+	s.Rows = slices.Clone(s.Rows)
+	switch column {
+	case "sent":
+		s.sort(func(r TCPRow) uint64 { return r.Sent })
+	case "received":
+		s.sort(func(r TCPRow) uint64 { return r.Received })
+	case "stalled":
+		s.sort(TCPRow.Stalled)
+	case "retransmits":
+		s.sort(func(r TCPRow) uint64 { return r.Retransmits })
+	case "connections":
+		s.sort(func(r TCPRow) uint64 { return r.Opened + r.Accepted + r.Failed() + r.Open })
+	case "rtt":
+		s.sort(func(r TCPRow) uint64 { return r.RTT.Quantile(0.99) })
+	case "name":
+		slices.SortStableFunc(s.Rows, func(a, b TCPRow) int { return a.compare(b.Process, s.By) })
+	default:
+		s.sort(func(r TCPRow) uint64 { return r.Bytes() })
+	}
+	return s
+}
+
+func (s *TCP) sort(size func(TCPRow) uint64) {
+	slices.SortStableFunc(s.Rows, func(a, b TCPRow) int {
+		return cmp.Or(cmp.Compare(size(b), size(a)), cmp.Compare(b.Open, a.Open), a.compare(b.Process, s.By))
+	})
+}
