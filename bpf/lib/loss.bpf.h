@@ -27,6 +27,10 @@ enum loss {
 	LOSS_CULPRIT_TABLE_FULL,     /* a piece of a wait whose culprit could not be kept */
 	LOSS_UNSEEN_SWITCHES,        /* context switches that reached no program, where that was noticed */
 	LOSS_WORST_WAITS_DROPPED,    /* a long wait that user space was not told of in time */
+	LOSS_CONNECTION_TABLE_FULL,  /* a connection without a slot: it is in no row */
+	LOSS_SOCKET_STORAGE_FAILED,  /* no memory for a socket's context: likewise */
+	LOSS_HANDOVERS_MISSED,       /* a connection whose new owner found no slot: it stays the old one's */
+	LOSS_STALLS_DROPPED,         /* a stall that user space was not told of in time: in the sums, but not among the worst */
 	LOSS_MAX,
 };
 

@@ -27,26 +27,30 @@ type bpfIdentity struct {
 type bpfLoss uint32
 
 const (
-	bpfLossLOSS_PROCESS_TABLE_FULL  bpfLoss = 0
-	bpfLossLOSS_TASK_CONTEXT_FAILED bpfLoss = 1
-	bpfLossLOSS_NAME_TABLE_FULL     bpfLoss = 2
-	bpfLossLOSS_REQUEST_SLOTS_FULL  bpfLoss = 3
-	bpfLossLOSS_MERGED_BIOS_FULL    bpfLoss = 4
-	bpfLossLOSS_DIRTY_INODES_FULL   bpfLoss = 5
-	bpfLossLOSS_DIRTY_FOLIOS_FULL   bpfLoss = 6
-	bpfLossLOSS_JOURNAL_TABLE_FULL  bpfLoss = 7
-	bpfLossLOSS_ROW_TABLE_FULL      bpfLoss = 8
-	bpfLossLOSS_HISTOGRAM_FULL      bpfLoss = 9
-	bpfLossLOSS_FILE_TABLE_FULL     bpfLoss = 10
-	bpfLossLOSS_REQUEST_TOO_LONG    bpfLoss = 11
-	bpfLossLOSS_UNSEEN_COMPLETIONS  bpfLoss = 12
-	bpfLossLOSS_UNTIMED_REQUESTS    bpfLoss = 13
-	bpfLossLOSS_GROUP_TABLE_FULL    bpfLoss = 14
-	bpfLossLOSS_THREAD_TABLE_FULL   bpfLoss = 15
-	bpfLossLOSS_CULPRIT_TABLE_FULL  bpfLoss = 16
-	bpfLossLOSS_UNSEEN_SWITCHES     bpfLoss = 17
-	bpfLossLOSS_WORST_WAITS_DROPPED bpfLoss = 18
-	bpfLossLOSS_MAX                 bpfLoss = 19
+	bpfLossLOSS_PROCESS_TABLE_FULL    bpfLoss = 0
+	bpfLossLOSS_TASK_CONTEXT_FAILED   bpfLoss = 1
+	bpfLossLOSS_NAME_TABLE_FULL       bpfLoss = 2
+	bpfLossLOSS_REQUEST_SLOTS_FULL    bpfLoss = 3
+	bpfLossLOSS_MERGED_BIOS_FULL      bpfLoss = 4
+	bpfLossLOSS_DIRTY_INODES_FULL     bpfLoss = 5
+	bpfLossLOSS_DIRTY_FOLIOS_FULL     bpfLoss = 6
+	bpfLossLOSS_JOURNAL_TABLE_FULL    bpfLoss = 7
+	bpfLossLOSS_ROW_TABLE_FULL        bpfLoss = 8
+	bpfLossLOSS_HISTOGRAM_FULL        bpfLoss = 9
+	bpfLossLOSS_FILE_TABLE_FULL       bpfLoss = 10
+	bpfLossLOSS_REQUEST_TOO_LONG      bpfLoss = 11
+	bpfLossLOSS_UNSEEN_COMPLETIONS    bpfLoss = 12
+	bpfLossLOSS_UNTIMED_REQUESTS      bpfLoss = 13
+	bpfLossLOSS_GROUP_TABLE_FULL      bpfLoss = 14
+	bpfLossLOSS_THREAD_TABLE_FULL     bpfLoss = 15
+	bpfLossLOSS_CULPRIT_TABLE_FULL    bpfLoss = 16
+	bpfLossLOSS_UNSEEN_SWITCHES       bpfLoss = 17
+	bpfLossLOSS_WORST_WAITS_DROPPED   bpfLoss = 18
+	bpfLossLOSS_CONNECTION_TABLE_FULL bpfLoss = 19
+	bpfLossLOSS_SOCKET_STORAGE_FAILED bpfLoss = 20
+	bpfLossLOSS_HANDOVERS_MISSED      bpfLoss = 21
+	bpfLossLOSS_STALLS_DROPPED        bpfLoss = 22
+	bpfLossLOSS_MAX                   bpfLoss = 23
 )
 
 type bpfName struct {
@@ -87,6 +91,8 @@ const (
 	bpfOwnerOWNER_WAKE_UP_PATH                    bpfOwner = 21
 	bpfOwnerOWNER_QUOTA                           bpfOwner = 22
 	bpfOwnerOWNER_OLDER                           bpfOwner = 23
+	bpfOwnerOWNER_KERNEL                          bpfOwner = 24
+	bpfOwnerOWNER_UNATTRIBUTED_SOCKET             bpfOwner = 25
 	bpfOwnerOWNER_FIRST                           bpfOwner = 32
 )
 

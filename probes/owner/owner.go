@@ -59,6 +59,8 @@ var nobody = map[bpfOwner]string{
 	bpfOwnerOWNER_WAKE_UP_PATH:                    snapshot.WakeUpPath,
 	bpfOwnerOWNER_QUOTA:                           snapshot.OwnQuota,
 	bpfOwnerOWNER_OLDER:                           snapshot.OlderWaits,
+	bpfOwnerOWNER_KERNEL:                          snapshot.Kernel,
+	bpfOwnerOWNER_UNATTRIBUTED_SOCKET:             "[unattributed: owner of the socket not seen]",
 }
 
 // Options say where the host is seen and how much is kept.

@@ -120,6 +120,8 @@ const (
 	bpfOwnerOWNER_WAKE_UP_PATH                    bpfOwner = 21
 	bpfOwnerOWNER_QUOTA                           bpfOwner = 22
 	bpfOwnerOWNER_OLDER                           bpfOwner = 23
+	bpfOwnerOWNER_KERNEL                          bpfOwner = 24
+	bpfOwnerOWNER_UNATTRIBUTED_SOCKET             bpfOwner = 25
 	bpfOwnerOWNER_FIRST                           bpfOwner = 32
 )
 

@@ -116,7 +116,7 @@ func (p Process) compare(o Process, by By) int {
 // in brackets too, but without a reason after a colon.
 func (p Process) special() bool {
 	switch p.App {
-	case Interrupts, Softirqs, WakeUpPath, OwnQuota, OlderWaits:
+	case Interrupts, Softirqs, WakeUpPath, OwnQuota, OlderWaits, Kernel:
 		return true
 	}
 	return p.Unattributed() || strings.HasPrefix(p.App, "[kernel: ")

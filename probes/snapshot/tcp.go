@@ -34,6 +34,9 @@ var Causes = []Cause{
 	DelayedACK, ReaderNotScheduled, ReaderNotReading, Unexplained,
 }
 
+// Kernel is the owner of the kernel's own sockets: those of NFS, for example.
+const Kernel = "[kernel]"
+
 // TCP is what culprit tcp reports of one interval.
 type TCP struct {
 	Start, End  time.Time
@@ -49,6 +52,7 @@ type TCP struct {
 type TCPCounter struct {
 	Name         string // in /proc/net/snmp: ActiveOpens, PassiveOpens, AttemptFails, RetransSegs
 	Ours, Kernel uint64
+	Skew         uint64 // by how much the kernel's grew while ours were read
 }
 
 // Residual is what the kernel counted beyond ours; negative where it counted less.
@@ -164,20 +168,24 @@ func (r TCPRow) merge(o TCPRow) TCPRow {
 		a.Recv += b.Recv
 		return a
 	})
-	slices.SortStableFunc(r.Remotes, func(a, b TCPRemote) int {
-		return cmp.Or(cmp.Compare(b.Sent+b.Recv, a.Sent+a.Recv), a.Address.Compare(b.Address), cmp.Compare(a.Port, b.Port))
-	})
 	return r
 }
 
 func mergeStalls(a, b []TCPStalls) []TCPStalls {
-	out := group(slices.Concat(a, b), func(s TCPStalls) any { return s.Cause }, func(a, b TCPStalls) TCPStalls {
+	return group(slices.Concat(a, b), func(s TCPStalls) any { return s.Cause }, func(a, b TCPStalls) TCPStalls {
 		return TCPStalls{a.Cause, a.Count + b.Count, a.Total + b.Total, max(a.Max, b.Max)}
 	})
-	slices.SortStableFunc(out, func(a, b TCPStalls) int {
+}
+
+// sort puts first what is most.
+func (r *TCPRow) sort() {
+	r.Stalls, r.Remotes = slices.Clone(r.Stalls), slices.Clone(r.Remotes)
+	slices.SortStableFunc(r.Stalls, func(a, b TCPStalls) int {
 		return cmp.Or(cmp.Compare(b.Total, a.Total), cmp.Compare(slices.Index(Causes, a.Cause), slices.Index(Causes, b.Cause)))
 	})
-	return out
+	slices.SortStableFunc(r.Remotes, func(a, b TCPRemote) int {
+		return cmp.Or(cmp.Compare(b.Sent+b.Recv, a.Sent+a.Recv), a.Address.Compare(b.Address), cmp.Compare(a.Port, b.Port))
+	})
 }
 
 // Filter keeps the rows, connections and stalls whose owner passes keep. The audit stays whole.
@@ -194,6 +202,7 @@ func (s TCP) Group(by By) TCP {
 	s.Rows = group(s.Rows, func(r TCPRow) any { return r.key(by) }, TCPRow.merge)
 	for i := range s.Rows {
 		s.Rows[i].Process = s.Rows[i].asGroup(by)
+		s.Rows[i].sort()
 	}
 	s.sort(func(r TCPRow) uint64 { return r.Bytes() })
 	s.Connections = slices.Clone(s.Connections)

@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: Dual MIT/GPL */
+/* Sockets, TCP and packets, as far as culprit reads them. */
+#pragma once
+#include "sched.h"
+
+/* include/linux/socket.h, include/uapi/linux/in.h */
+#define AF_INET 2
+#define AF_INET6 10
+#define IPPROTO_TCP 6
+#define IPPROTO_UDP 17
+#define IPPROTO_MPTCP 262
+
+/* include/net/tcp_states.h */
+enum {
+	TCP_ESTABLISHED = 1,
+	TCP_SYN_SENT,
+	TCP_SYN_RECV,
+	TCP_FIN_WAIT1,
+	TCP_FIN_WAIT2,
+	TCP_TIME_WAIT,
+	TCP_CLOSE,
+	TCP_CLOSE_WAIT,
+	TCP_LAST_ACK,
+	TCP_LISTEN,
+};
+
+/* include/linux/net.h, include/net/sock.h, include/net/inet_connection_sock.h */
+#define SOCK_NOSPACE 2
+#define SOCK_DONE 1
+#define SHUTDOWN_MASK 3
+#define SK_PACING_NEEDED 1
+#define ICSK_ACK_SCHED 1
+#define ICSK_TIME_RETRANS 1
+#define ICSK_TIME_LOSS_PROBE 5
+
+/* include/net/tcp.h, include/uapi/linux/tcp.h */
+#define TCP_NAGLE_OFF 1
+#define TCP_NAGLE_CORK 2
+#define TCP_CA_Recovery 3
+#define TCP_CA_Loss 4
+#define TCP_CHRONO_RWND_LIMITED 2
+#define TCPHDR_FIN 0x01
+#define TCPHDR_SYN 0x02
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct in6_addr {
+	union {
+		__be32 u6_addr32[4];
+	} in6_u;
+};
+
+struct ns_common {
+	unsigned int inum;
+};
+
+struct net {
+	struct ns_common ns;
+};
+
+typedef struct {
+	struct net *net;
+} possible_net_t;
+
+struct sock_common {
+	union {
+		struct {
+			__be32 skc_daddr;
+			__be32 skc_rcv_saddr;
+		};
+	};
+	union {
+		struct {
+			__be16 skc_dport;
+			__u16 skc_num;
+		};
+	};
+	unsigned short skc_family;
+	volatile unsigned char skc_state;
+	possible_net_t skc_net;
+	struct in6_addr skc_v6_daddr;
+	struct in6_addr skc_v6_rcv_saddr;
+	union {
+		unsigned long skc_flags;
+	};
+};
+
+struct socket {
+	unsigned long flags;
+	struct sock *sk;
+};
+
+struct timer_list {
+	void (*function)(struct timer_list *);
+};
+
+struct sock {
+	struct sock_common __sk_common;
+	__u16 sk_protocol;
+	__u8 sk_kern_sock : 1;
+	__u8 sk_shutdown;
+	int sk_err;
+	__u32 sk_pacing_status;
+	struct socket *sk_socket;
+	struct timer_list tcp_retransmit_timer;
+};
+
+struct inet_sock {
+	struct sock sk;
+};
+
+struct inet_connection_sock {
+	struct inet_sock icsk_inet;
+	struct timer_list icsk_delack_timer;
+	__u32 icsk_rto;
+	__u8 icsk_ca_state : 5;
+	__u8 icsk_pending;
+	struct {
+		__u8 pending;
+	} icsk_ack;
+};
+
+/* 6.18 has it, 7.2 in struct sock. */
+struct inet_connection_sock___v618 {
+	struct timer_list icsk_retransmit_timer;
+};
+
+struct tcp_rack {
+	__u64 mstamp;
+	__u32 rtt_us;
+};
+
+struct tcp_sock {
+	struct inet_connection_sock inet_conn;
+	__u64 bytes_received;
+	__u64 bytes_sent;
+	__u64 bytes_retrans;
+	__u64 tcp_wstamp_ns;
+	__u64 tcp_mstamp;
+	__u32 segs_in;
+	__u32 segs_out;
+	__u32 total_retrans;
+	__u32 rcv_nxt;
+	__u32 rcv_wup;
+	__u32 copied_seq;
+	__u32 snd_una;
+	__u32 snd_nxt;
+	__u32 snd_sml;
+	__u32 snd_wnd;
+	__u32 snd_cwnd;
+	__u32 write_seq;
+	__u32 mss_cache;
+	__u32 srtt_us;
+	__u32 packets_out;
+	__u32 retrans_out;
+	__u32 lost_out;
+	__u32 sacked_out;
+	__u32 high_seq;
+	__u32 tlp_high_seq;
+	struct tcp_rack rack;
+	__u8 chrono_type : 2;
+	__u8 nonagle : 4;
+	bool is_mptcp;
+};
+
+struct tcp_skb_cb {
+	__u32 seq;
+	__u32 end_seq;
+	__u8 tcp_flags;
+	__u32 ack_seq;
+};
+
+struct sk_buff {
+	char cb[48];
+	unsigned char *head;
+	__u16 transport_header;
+};
+
+struct nsproxy {
+	struct net *net_ns;
+};
+
+struct bpf_map;
+
+struct bpf_iter__bpf_sk_storage_map {
+	struct bpf_iter_meta *meta;
+	struct bpf_map *map;
+	struct sock *sk;
+	void *value;
+};
+
+struct bpf_iter__task_file {
+	struct bpf_iter_meta *meta;
+	struct task_struct *task;
+	__u32 fd;
+	struct file *file;
+};
+
+#pragma clang attribute pop

@@ -1,0 +1,218 @@
+/* SPDX-License-Identifier: Dual MIT/GPL */
+/*
+ * Connections: a slot for each tenure, that is for the time for which one process owns a TCP socket. The
+ * socket's own storage names the slot, so that an event finds it without a hash.
+ */
+#pragma once
+#include "../kernel/net.h"
+#include "owner.bpf.h"
+
+#define CONNS 65536
+
+enum stall_cause {
+	STALL_RTO = 1,
+	STALL_TAIL_LOSS_PROBE,
+	STALL_FAST_RETRANSMIT,
+	STALL_ZERO_WINDOW,
+	STALL_RECEIVE_WINDOW,
+	STALL_PACING,
+	STALL_SLOW_START_RESTART,
+	STALL_CWND_LIMITED,
+	STALL_NAGLE_DELAYED_ACK,
+	STALL_SEND_BUFFER,
+	STALL_DELAYED_ACK,
+	STALL_READER_NOT_SCHEDULED,
+	STALL_READER_NOT_READING,
+	STALL_UNEXPLAINED,
+	STALL_CAUSES = 16,
+};
+
+const enum stall_cause *stall_cause_type __attribute__((unused));
+
+enum conn_flags {
+	CONN_OPENED = 1,
+	CONN_ACCEPTED = 2,
+	CONN_PROVISIONAL = 4, /* its owner is the listener's: nobody has used it yet */
+	CONN_MOVED_IN = 8,    /* another tenure of the socket came before, */
+	CONN_MOVED_OUT = 16,  /* or comes after */
+	CONN_FAILED = 32,     /* closed by the network before it was established */
+};
+
+const enum conn_flags *conn_flags_type __attribute__((unused));
+
+/* What a socket has done so far. The kernel's segment counts wrap. */
+struct conn_counts {
+	__u64 sent, received; /* bytes of payload */
+	__u32 segs_out, segs_in;
+	__u32 retransmits;
+	__u32 zero;
+};
+
+struct conn_stalls {
+	__u64 ns;
+	__u32 count;
+	__u32 max_us; /* in the interval of the connection's last stall */
+};
+
+/* Written under the socket's lock, but for `ended`, which user space waits for. Times are CLOCK_MONOTONIC, ns. */
+struct conn {
+	__u64 sk; /* 0: the slot is free */
+	__u32 owner;
+	__u32 flags; /* CONN_… */
+	__u32 local[4], remote[4];
+	__u16 local_port, remote_port; /* host order */
+	__u16 family;
+	__u8 state, error;
+	__u32 netns;
+	__u32 srtt_us;
+	__u64 began; /* the tenure */
+	__u64 established, first_byte, closed, ended;
+	struct conn_counts before, now; /* when the tenure began; when it was looked at last */
+	__u32 failed_retransmits;
+	/* Stalls: */
+	__u32 cwnd;        /* at the last segment */
+	__u64 last;        /* when the last segment came in */
+	__u64 rack;        /* which round-trip time was taken last */
+	__u64 ready;       /* since when there is something to read, if there is */
+	__u64 timer_at;    /* the retransmission timer ran out, */
+	__u64 timer_since; /* having waited since then, */
+	__u32 timer_kind;  /* for ICSK_TIME_… */
+	__u32 loss;        /* enum stall_cause: segments are lost, */
+	__u64 loss_since;  /* and nothing went on since then */
+	__u64 doubt;       /* when the first acknowledgement came that acknowledged nothing new */
+	__u32 recovery;    /* high_seq of the last recovery that was told of */
+	__u32 restart;     /* the congestion window that idling lost, until it is there again */
+	__u64 zero_since;  /* the receiver has no room */
+	__u64 paced;       /* the departure that was told of last */
+	__u64 delack_since, delack_at; /* the last acknowledgement that was put off */
+	__u32 delack_nxt;              /* snd_nxt then */
+	__u32 stall_interval;          /* of the last stall */
+	struct conn_stalls stall[STALL_CAUSES];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, CONNS);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct conn);
+} conns SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_QUEUE);
+	__uint(max_entries, CONNS);
+	__type(value, __u32);
+} conns_returned SEC(".maps");
+
+volatile struct pool conn_pool = { .next = 1, .size = CONNS };
+
+/* Of a socket. A connection that is accepted has a copy of its listener's, and so knows who that is. */
+struct conn_ref {
+	__u32 conn;  /* its slot, 0: it listens */
+	__u32 owner; /* who listens */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE);
+	__type(key, int);
+	__type(value, struct conn_ref);
+} conn_refs SEC(".maps");
+
+/* By the address of the socket: all that a timer tells. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, CONNS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, __u32);
+} conn_timers SEC(".maps");
+
+static __always_inline struct conn *conn_at(__u32 at)
+{
+	return at ? bpf_map_lookup_elem(&conns, &at) : NULL;
+}
+
+static __always_inline struct conn *conn_of(struct sock *sk)
+{
+	struct conn_ref *ref = bpf_sk_storage_get(&conn_refs, sk, 0, 0);
+
+	return ref ? conn_at(ref->conn) : NULL;
+}
+
+/*
+ * bytes_received counts a FIN as a byte (tcp_rcv_nxt_update() by end_seq, net/ipv4/tcp_input.c), and
+ * tcp_fin() sets SOCK_DONE.
+ */
+static __always_inline void conn_count(struct conn_counts *n, struct tcp_sock *tp)
+{
+	n->sent = tp->bytes_sent - tp->bytes_retrans;
+	n->received = tp->bytes_received;
+	if (((struct sock *)tp)->__sk_common.skc_flags & (1UL << SOCK_DONE) && n->received)
+		n->received--;
+	n->segs_out = tp->segs_out;
+	n->segs_in = tp->segs_in;
+	n->retransmits = tp->total_retrans;
+}
+
+static __always_inline void conn_describe(struct conn *c, struct sock *sk)
+{
+	c->family = sk->__sk_common.skc_family;
+	c->local_port = sk->__sk_common.skc_num;
+	c->remote_port = __builtin_bswap16(sk->__sk_common.skc_dport);
+	c->netns = sk->__sk_common.skc_net.net->ns.inum;
+	if (c->family == AF_INET6) {
+		bpf_probe_read_kernel(c->local, sizeof(c->local), &sk->__sk_common.skc_v6_rcv_saddr);
+		bpf_probe_read_kernel(c->remote, sizeof(c->remote), &sk->__sk_common.skc_v6_daddr);
+	} else {
+		c->local[0] = sk->__sk_common.skc_rcv_saddr;
+		c->remote[0] = sk->__sk_common.skc_daddr;
+	}
+}
+
+/* Ends a tenure: user space reads it once more, and gives the slot back. */
+static __always_inline void conn_end(struct conn *c, struct tcp_sock *tp, __u64 now)
+{
+	conn_count(&c->now, tp);
+	c->srtt_us = tp->srtt_us >> 3;
+	barrier();
+	c->ended = now;
+}
+
+/* Begins a tenure, and returns its slot, 0 for want of one. */
+static __noinline __u32 conn_begin(struct sock *sk, struct tcp_sock *tp, __u32 owner, __u32 flags, __u64 now)
+{
+	struct conn_ref none = {}, *ref = bpf_sk_storage_get(&conn_refs, sk, &none, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	__u64 address = as_number(sk);
+	struct conn *c;
+	__u32 at;
+
+	if (!ref) {
+		lose(LOSS_SOCKET_STORAGE_FAILED);
+		return 0;
+	}
+	ref->conn = 0;
+	ref->owner = owner;
+	at = pool_get(&conn_pool, &conns_returned);
+	c = conn_at(at);
+	if (!c) {
+		lose(LOSS_CONNECTION_TABLE_FULL);
+		return 0;
+	}
+	__builtin_memset(c, 0, sizeof(*c));
+	c->owner = owner;
+	c->flags = flags;
+	c->began = c->last = now;
+	c->state = sk->__sk_common.skc_state;
+	conn_describe(c, sk);
+	conn_count(&c->before, tp);
+	c->now = c->before;
+	c->rack = tp->rack.mstamp;
+	c->cwnd = tp->snd_cwnd;
+	bpf_map_update_elem(&conn_timers, &address, &at, BPF_ANY);
+	ref->conn = at;
+	/* Last: for user space, a slot with a socket is in use. */
+	barrier();
+	c->sk = address;
+	return at;
+}

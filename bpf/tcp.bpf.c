@@ -1,0 +1,662 @@
+// SPDX-License-Identifier: Dual MIT/GPL
+/*
+ * TCP: who talks, and why a connection paused.
+ *
+ * What went over a connection is in the socket's own counters (struct tcp_sock), read when user space asks
+ * (list_conns) and when the socket goes (tcp_destroy_sock): no event is needed for it. Whose it is: the opener's; of an
+ * accepted one, the listener's until somebody uses it; then whoever uses it.
+ *
+ * Stalls are found where they end. tcp_probe comes with each segment of an established connection, before the
+ * kernel looks at it: so the socket still tells what it has been waiting for. What the retransmission timer did is
+ * told by that timer and by tcp_retransmit_skb, and what the reader did by tcp_rcv_space_adjust. A span
+ * has one cause: the rules are in the order in which they are tried (enum stall_cause).
+ *
+ * Keeps: a slot per connection, sums per process. Can lose: see enum loss. Half-closed connections send and receive
+ * unwatched: tcp_probe is for established ones.
+ */
+#include "lib/conn.bpf.h"
+#include "lib/hist.bpf.h"
+#include <bpf/bpf_tracing.h>
+
+char LICENSE[] SEC("license") = "Dual MIT/GPL";
+
+/* A pause that is shorter is no stall; ns. */
+const volatile __u64 least_stall = 5000000;
+
+const volatile bool keep_worst;
+
+/* Since 6.17 tcp_retransmit_skb tells of failed attempts, too, and with them of an error. */
+const volatile bool retransmit_tells_error;
+
+/* Of the sockets' timers, which only their functions tell apart: learnt from the first connection. */
+volatile __u64 write_timer, delack_timer;
+
+/* What a process's connections share. */
+struct tcp_process {
+	struct hist rtt;
+	struct interval_max rtt_max;
+	__u64 rtt_ns; /* their sum */
+	__u64 synacks_again;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, PROCESSES);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct tcp_process);
+} tcp_processes SEC(".maps");
+
+struct stall_event {
+	__u64 at, ns; /* its end, CLOCK_MONOTONIC; how long */
+	__u32 owner;
+	__u32 cause; /* enum stall_cause */
+	__u32 local[4], remote[4];
+	__u16 local_port, remote_port;
+	__u16 family, zero;
+	__u32 netns;
+	__u32 waiting; /* bytes */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 20);
+} stall_events SEC(".maps");
+
+const struct stall_event *stall_event_type __attribute__((unused));
+
+/* Network namespaces that there are when the probe starts, with a process in each. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, __u32);
+} namespaces SEC(".maps");
+
+/* SYN-ACKs that were sent again, by namespace: the kernel's RetransSegs counts them, and no socket does. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, __u64);
+} synacks SEC(".maps");
+
+/* ---- stalls ---- */
+
+static __noinline int stalled(struct conn *c, __u32 cause, __u64 now, __u64 ns, __u32 waiting)
+{
+	struct stall_event *e;
+	__u32 us = ns / 1000;
+
+	if (ns < least_stall || (__s64)ns < 0)
+		return 0;
+	cause &= STALL_CAUSES - 1;
+	if (c->stall_interval != interval) {
+		for (int i = 0; i < STALL_CAUSES; i++)
+			c->stall[i].max_us = 0;
+		c->stall_interval = interval;
+	}
+	c->stall[cause].ns += ns;
+	c->stall[cause].count++;
+	if (c->stall[cause].max_us < us)
+		c->stall[cause].max_us = us;
+	if (!keep_worst)
+		return 0;
+	e = bpf_ringbuf_reserve(&stall_events, sizeof(*e), 0);
+	if (!e) {
+		lose(LOSS_STALLS_DROPPED);
+		return 0;
+	}
+	e->at = now;
+	e->ns = ns;
+	e->owner = c->owner;
+	e->cause = cause;
+	__builtin_memcpy(e->local, c->local, sizeof(e->local));
+	__builtin_memcpy(e->remote, c->remote, sizeof(e->remote));
+	e->local_port = c->local_port;
+	e->remote_port = c->remote_port;
+	e->family = c->family;
+	e->zero = 0;
+	e->netns = c->netns;
+	e->waiting = waiting;
+	bpf_ringbuf_submit(e, BPF_RB_NO_WAKEUP);
+	return 0;
+}
+
+static __always_inline bool before(__u32 a, __u32 b)
+{
+	return (__s32)(a - b) < 0;
+}
+
+/* The part of a segment's control block that is looked at (tcp_v4_fill_cb(), net/ipv4/tcp_ipv4.c). */
+struct segment {
+	__u32 ack, payload;
+	__u32 window; /* as it is on the wire, unscaled */
+};
+
+static __always_inline void segment_read(struct segment *s, struct sk_buff *skb)
+{
+	struct tcp_skb_cb *cb = (void *)skb->cb;
+	__u32 seq = BPF_CORE_READ(cb, seq);
+	__u8 flags = BPF_CORE_READ(cb, tcp_flags);
+	__u16 window = 0;
+
+	s->ack = BPF_CORE_READ(cb, ack_seq);
+	s->payload = BPF_CORE_READ(cb, end_seq) - seq - !!(flags & TCPHDR_FIN) - !!(flags & TCPHDR_SYN);
+	bpf_probe_read_kernel(&window, sizeof(window), BPF_CORE_READ(skb, head) + BPF_CORE_READ(skb, transport_header) + 14);
+	s->window = __builtin_bswap16(window);
+}
+
+/* A small segment is held back until all that is outstanding is acknowledged (tcp_nagle_check(), net/ipv4/tcp_output.c). */
+static __always_inline bool is_held_by_nagle(struct tcp_sock *tp, __u32 unsent)
+{
+	__u32 nonagle = BPF_CORE_READ_BITFIELD(tp, nonagle);
+
+	return unsent < tp->mss_cache && tp->packets_out && !(nonagle & (TCP_NAGLE_OFF | TCP_NAGLE_CORK)) &&
+	       before(tp->snd_una, tp->snd_sml) && !before(tp->snd_nxt, tp->snd_sml);
+}
+
+/* Why nothing was sent in the ns until now, though a segment could have been, or 0: the application had nothing to send. */
+static __always_inline __u32 sender_waited_for(struct conn *c, struct sock *sk, struct tcp_sock *tp, __u64 now)
+{
+	__u32 unsent = tp->write_seq - tp->snd_nxt, flight = tp->packets_out + tp->retrans_out - tp->sacked_out - tp->lost_out;
+
+	if (!unsent) {
+		struct socket *socket = sk->sk_socket;
+
+		if (tp->packets_out && socket && socket->flags & (1UL << SOCK_NOSPACE))
+			return STALL_SEND_BUFFER;
+		return 0;
+	}
+	if (BPF_CORE_READ_BITFIELD(tp, chrono_type) == TCP_CHRONO_RWND_LIMITED)
+		return STALL_RECEIVE_WINDOW;
+	if (sk->sk_pacing_status && tp->tcp_wstamp_ns > now)
+		return 0; /* told of when it began */
+	if (flight >= tp->snd_cwnd)
+		return c->restart ? STALL_SLOW_START_RESTART : STALL_CWND_LIMITED;
+	if (is_held_by_nagle(tp, unsent))
+		return STALL_NAGLE_DELAYED_ACK;
+	if (BPF_CORE_READ_BITFIELD(tp, nonagle) & TCP_NAGLE_CORK)
+		return 0; /* the application holds it back */
+	return STALL_UNEXPLAINED;
+}
+
+/* Where a stall may have ended: the rare part of segment_in. */
+static __noinline int segment_check(struct conn *c, struct sock *sk, struct sk_buff *skb, struct tcp_sock *tp, __u64 since)
+{
+	__u64 now = c->last;
+	__u32 unsent = tp->write_seq - tp->snd_nxt, cause;
+	struct segment s;
+
+	segment_read(&s, skb);
+	if (c->delack_at) {
+		/* The peer waited for the acknowledgement if it goes on at once, without having got anything else. */
+		if (s.payload && c->delack_nxt == tp->snd_nxt && now - c->delack_at < (((__u64)tp->srtt_us >> 3) * 1000 * 2) + 3000000)
+			stalled(c, STALL_DELAYED_ACK, now, c->delack_at - c->delack_since, 0);
+		c->delack_at = 0;
+	}
+	if (c->loss) {
+		if (before(tp->snd_una, s.ack)) {
+			stalled(c, c->loss, now, now - c->loss_since, tp->write_seq - tp->snd_una);
+			c->loss = 0;
+			c->doubt = 0;
+		}
+		return 0;
+	}
+	if (s.ack == tp->snd_una && !s.payload && tp->packets_out) {
+		if (!c->doubt)
+			c->doubt = now;
+	} else {
+		c->doubt = 0;
+	}
+	if (c->zero_since || (!tp->snd_wnd && unsent)) {
+		if (!c->zero_since)
+			c->zero_since = since;
+		if (s.window) {
+			stalled(c, STALL_ZERO_WINDOW, now, now - c->zero_since, unsent);
+			c->zero_since = 0;
+		}
+		return 0;
+	}
+	cause = sender_waited_for(c, sk, tp, now);
+	if (cause)
+		stalled(c, cause, now, now - since, cause == STALL_SEND_BUFFER ? tp->write_seq - tp->snd_una : unsent);
+	return 0;
+}
+
+/*
+ * A segment has come in, and the kernel has not looked at it: the socket is as it was all the time since the last
+ * segment was received or sent.
+ */
+SEC("tp_btf/tcp_probe")
+int BPF_PROG(segment_in, struct sock *sk, struct sk_buff *skb)
+{
+	struct conn *c = conn_of(sk);
+	struct tcp_sock *tp;
+	__u64 now, since, sent;
+	__u32 owner;
+	struct tcp_process *p;
+
+	if (!c)
+		return 0;
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (!tp)
+		return 0;
+	now = bpf_ktime_get_ns();
+	sent = tp->tcp_wstamp_ns; /* with pacing, when the next one may be */
+	since = sent > c->last && sent < now ? sent : c->last;
+	c->last = now;
+	if (tp->copied_seq == tp->rcv_nxt)
+		c->ready = now;
+	if (tp->rack.mstamp != c->rack) {
+		c->rack = tp->rack.mstamp;
+		owner = c->owner;
+		p = bpf_map_lookup_elem(&tcp_processes, &owner);
+		if (p) {
+			__u64 rtt = (__u64)tp->rack.rtt_us * 1000;
+
+			hist_add(&p->rtt, rtt);
+			__sync_fetch_and_add(&p->rtt_ns, rtt);
+			max_add(&p->rtt_max, rtt);
+		}
+	}
+	/* Slow start after idle (tcp_cwnd_restart(), net/ipv4/tcp_output.c): the window fell, and nothing was lost. */
+	if (tp->snd_cwnd != c->cwnd) {
+		if (tp->snd_cwnd < c->cwnd && BPF_CORE_READ_BITFIELD(&tp->inet_conn, icsk_ca_state) == 0 && !tp->retrans_out)
+			c->restart = c->cwnd;
+		else if (tp->snd_cwnd >= c->restart)
+			c->restart = 0;
+		c->cwnd = tp->snd_cwnd;
+	}
+	if (sent > now + least_stall && sent != c->paced && tp->write_seq != tp->snd_nxt && sk->sk_pacing_status) {
+		stalled(c, STALL_PACING, now, sent - tp->tcp_mstamp * 1000, tp->write_seq - tp->snd_nxt);
+		c->paced = sent;
+	}
+	if (now - since >= least_stall || c->loss || c->delack_at || c->zero_since || tp->sacked_out || c->doubt)
+		segment_check(c, sk, skb, tp, since);
+	return 0;
+}
+
+/* After the segment was sent again. */
+SEC("tp_btf/tcp_retransmit_skb")
+int BPF_PROG(segment_again, struct sock *sk)
+{
+	struct conn *c = conn_of(sk);
+	struct tcp_sock *tp;
+	__u64 now, since;
+	__u32 state, cause = 0;
+
+	if (!c)
+		return 0;
+	if (retransmit_tells_error && (int)ctx[2]) {
+		c->failed_retransmits++;
+		return 0;
+	}
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (!tp)
+		return 0;
+	now = bpf_ktime_get_ns();
+	state = BPF_CORE_READ_BITFIELD(&tp->inet_conn, icsk_ca_state);
+	since = c->timer_since;
+	if (c->timer_kind && now - c->timer_at < 1000000000) {
+		cause = c->timer_kind == ICSK_TIME_RETRANS ? STALL_RTO : STALL_TAIL_LOSS_PROBE;
+	} else if (state == TCP_CA_Recovery && (c->recovery != tp->high_seq || !c->recovery)) {
+		cause = STALL_FAST_RETRANSMIT;
+		c->recovery = tp->high_seq;
+		since = c->doubt ? c->doubt : c->last;
+	}
+	c->timer_kind = 0;
+	if (!cause || (c->loss && c->loss <= cause))
+		return 0;
+	if (!c->loss)
+		c->loss_since = since;
+	c->loss = cause;
+	return 0;
+}
+
+/* ---- timers ---- */
+
+static __always_inline __u64 write_timer_offset(void)
+{
+	struct inet_connection_sock___v618 *old = NULL;
+
+	if (bpf_core_field_exists(old->icsk_retransmit_timer))
+		return bpf_core_field_offset(old->icsk_retransmit_timer);
+	return bpf_core_field_offset(struct sock, tcp_retransmit_timer);
+}
+
+static __always_inline struct conn *conn_of_timer(__u64 sk)
+{
+	__u32 *at = bpf_map_lookup_elem(&conn_timers, &sk);
+
+	return at ? conn_at(*at) : NULL;
+}
+
+checked_once int write_timer_expired(__u64 sk)
+{
+	struct tcp_sock *tp = (void *)sk;
+	struct conn *c = conn_of_timer(sk);
+	__u64 sent;
+
+	if (!c)
+		return 0;
+	c->timer_kind = BPF_CORE_READ(tp, inet_conn.icsk_pending);
+	c->timer_at = bpf_ktime_get_ns();
+	sent = BPF_CORE_READ(tp, tcp_wstamp_ns);
+	c->timer_since = sent > c->last && sent < c->timer_at ? sent : c->last;
+	if (c->timer_kind != ICSK_TIME_RETRANS && c->timer_kind != ICSK_TIME_LOSS_PROBE)
+		c->timer_kind = 0;
+	return 0;
+}
+
+/* The acknowledgement that was put off is sent now. Timers that nothing is left to do for run out, too. */
+checked_once int delack_timer_expired(__u64 sk)
+{
+	struct tcp_sock *tp = (void *)sk;
+	struct conn *c = conn_of_timer(sk);
+
+	if (!c || !(BPF_CORE_READ(tp, inet_conn.icsk_ack.pending) & ICSK_ACK_SCHED) ||
+	    !before(BPF_CORE_READ(tp, rcv_wup), BPF_CORE_READ(tp, rcv_nxt)))
+		return 0;
+	c->delack_since = c->last;
+	c->delack_nxt = BPF_CORE_READ(tp, snd_nxt);
+	c->delack_at = bpf_ktime_get_ns();
+	return 0;
+}
+
+SEC("tp_btf/timer_expire_entry")
+int BPF_PROG(timer_expired, struct timer_list *timer)
+{
+	__u64 function = (__u64)timer->function;
+
+	if (!function)
+		return 0;
+	if (function == write_timer)
+		write_timer_expired(as_number(timer) - write_timer_offset());
+	else if (function == delack_timer)
+		delack_timer_expired(as_number(timer) - bpf_core_field_offset(struct inet_connection_sock, icsk_delack_timer));
+	return 0;
+}
+
+/* ---- whose it is ---- */
+
+static __always_inline void learn_timers(struct sock *sk, struct tcp_sock *tp)
+{
+	struct inet_connection_sock___v618 *old = (void *)tp;
+
+	if (write_timer)
+		return;
+	delack_timer = (__u64)BPF_CORE_READ(tp, inet_conn.icsk_delack_timer.function);
+	if (bpf_core_field_exists(old->icsk_retransmit_timer))
+		write_timer = (__u64)BPF_CORE_READ(old, icsk_retransmit_timer.function);
+	else
+		write_timer = (__u64)BPF_CORE_READ(sk, tcp_retransmit_timer.function);
+}
+
+static __always_inline bool is_kernels(struct sock *sk, struct tcp_sock *tp)
+{
+	return BPF_CORE_READ_BITFIELD(sk, sk_kern_sock) && !tp->is_mptcp;
+}
+
+static __always_inline __u32 owner_of_current(void)
+{
+	struct task_context *c = task_context(bpf_get_current_task_btf());
+
+	return c ? c->owner : OWNER_UNATTRIBUTED_PROCESS_TABLE_FULL;
+}
+
+/* Somebody else than its owner uses a connection: it is theirs from now on. */
+static __noinline int conn_handed_over(struct conn *c, struct sock *sk, __u32 owner)
+{
+	__u64 now = bpf_ktime_get_ns();
+	struct tcp_sock *tp;
+	struct conn *new;
+	__u32 flags;
+
+	if (c->flags & CONN_PROVISIONAL) {
+		c->owner = owner;
+		c->flags &= ~CONN_PROVISIONAL;
+		return 0;
+	}
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (!tp || c->owner == OWNER_KERNEL || bpf_get_current_task_btf()->flags & PF_KTHREAD)
+		return 0;
+	flags = (c->flags & (CONN_OPENED | CONN_ACCEPTED)) | CONN_MOVED_IN;
+	new = conn_at(conn_begin(sk, tp, owner, flags, now));
+	if (!new) {
+		lose(LOSS_HANDOVERS_MISSED);
+		return 0;
+	}
+	new->established = c->established;
+	new->first_byte = c->first_byte;
+	c->flags |= CONN_MOVED_OUT;
+	conn_end(c, tp, now);
+	return 0;
+}
+
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(state_changed, struct sock *sk, int from, int to)
+{
+	struct conn_ref *ref, listener = {};
+	struct tcp_sock *tp;
+	struct conn *c;
+	__u64 now;
+
+	if (sk->sk_protocol != IPPROTO_TCP)
+		return 0;
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (!tp)
+		return 0;
+	now = bpf_ktime_get_ns();
+	learn_timers(sk, tp);
+	if (to == TCP_LISTEN) {
+		listener.owner = is_kernels(sk, tp) ? OWNER_KERNEL : owner_of_current();
+		ref = bpf_sk_storage_get(&conn_refs, sk, &listener, BPF_LOCAL_STORAGE_GET_F_CREATE);
+		if (ref)
+			ref->owner = listener.owner;
+		else
+			lose(LOSS_SOCKET_STORAGE_FAILED);
+		return 0;
+	}
+	c = conn_of(sk);
+	if (to == TCP_SYN_SENT) {
+		if (c) /* one that failed is tried again */
+			conn_end(c, tp, now);
+		conn_begin(sk, tp, is_kernels(sk, tp) ? OWNER_KERNEL : owner_of_current(), CONN_OPENED, now);
+		return 0;
+	}
+	if (to == TCP_SYN_RECV && from != TCP_SYN_SENT) {
+		ref = bpf_sk_storage_get(&conn_refs, sk, 0, 0);
+		conn_begin(sk, tp, ref ? ref->owner : OWNER_UNATTRIBUTED_SOCKET, CONN_ACCEPTED | CONN_PROVISIONAL, now);
+		return 0;
+	}
+	if (!c)
+		return 0;
+	c->state = to;
+	switch (to) {
+	case TCP_ESTABLISHED:
+		c->established = now;
+		conn_describe(c, sk);
+		if (c->flags & CONN_ACCEPTED) /* the SYN-ACKs that were sent again are counted by themselves */
+			c->before.retransmits = tp->total_retrans;
+		break;
+	case TCP_FIN_WAIT1:
+	case TCP_LAST_ACK: /* by close() or shutdown(): tcp_close_state(), net/ipv4/tcp.c */
+		if (c->flags & CONN_PROVISIONAL)
+			conn_handed_over(c, sk, owner_of_current());
+		break;
+	case TCP_CLOSE:
+		c->closed = now;
+		c->error = sk->sk_err;
+		/* Not by close(), which has set all of sk_shutdown: tcp_done() sets it afterwards, and counts a failure. */
+		if ((from == TCP_SYN_SENT || from == TCP_SYN_RECV) && sk->sk_shutdown != SHUTDOWN_MASK)
+			c->flags |= CONN_FAILED;
+		if (c->loss)
+			stalled(c, c->loss, now, now - c->loss_since, tp->write_seq - tp->snd_una);
+		else if (c->zero_since)
+			stalled(c, STALL_ZERO_WINDOW, now, now - c->zero_since, tp->write_seq - tp->snd_nxt);
+		c->loss = c->zero_since = 0;
+	}
+	return 0;
+}
+
+SEC("tp_btf/tcp_destroy_sock")
+int BPF_PROG(socket_gone, struct sock *sk)
+{
+	struct conn_ref *ref = bpf_sk_storage_get(&conn_refs, sk, 0, 0);
+	struct conn *c = ref ? conn_at(ref->conn) : NULL;
+	struct tcp_sock *tp;
+	__u64 address;
+
+	if (!c)
+		return 0;
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (!tp)
+		return 0;
+	address = as_number(sk);
+	bpf_map_delete_elem(&conn_timers, &address);
+	ref->conn = 0;
+	conn_end(c, tp, bpf_ktime_get_ns());
+	return 0;
+}
+
+/*
+ * A process reads from the connection. If it had to wait for a CPU most of the time since there was something to read, that was
+ * the cause; the time it waited since it last read from any connection is an upper bound of it.
+ */
+SEC("tp_btf/tcp_rcv_space_adjust")
+int BPF_PROG(data_read, struct sock *sk)
+{
+	struct task_struct *task;
+	struct task_context *t;
+	struct conn *c = conn_of(sk);
+	__u64 now, delay, waited;
+
+	if (!c)
+		return 0;
+	task = bpf_get_current_task_btf();
+	t = task_context(task);
+	if (!t)
+		return 0;
+	if (c->owner != t->owner || c->flags & CONN_PROVISIONAL) {
+		conn_handed_over(c, sk, t->owner);
+		c = conn_of(sk);
+		if (!c)
+			return 0;
+	}
+	now = bpf_ktime_get_ns();
+	if (!c->first_byte)
+		c->first_byte = c->ready;
+	waited = c->ready ? now - c->ready : 0;
+	delay = task->sched_info.run_delay - t->read_delay;
+	if (waited >= least_stall)
+		stalled(c, t->read_delay && delay > waited / 2 ? STALL_READER_NOT_SCHEDULED : STALL_READER_NOT_READING, now, waited, 0);
+	t->read_delay += delay;
+	c->ready = now;
+	return 0;
+}
+
+/* A process that only writes owns a connection, too. */
+SEC("tp_btf/sock_send_length")
+int BPF_PROG(data_written, struct sock *sk, int length)
+{
+	struct task_context *t;
+	struct conn *c;
+
+	if (length <= 0 || sk->sk_protocol != IPPROTO_TCP)
+		return 0;
+	c = conn_of(sk);
+	if (!c)
+		return 0;
+	t = task_context(bpf_get_current_task_btf());
+	if (t && (c->owner != t->owner || c->flags & CONN_PROVISIONAL))
+		conn_handed_over(c, sk, t->owner);
+	return 0;
+}
+
+/* A SYN-ACK is sent again: the connection is a request yet, and who listens is its owner. */
+SEC("tp_btf/tcp_retransmit_synack")
+int BPF_PROG(synack_again, struct sock *sk)
+{
+	struct conn_ref *ref = bpf_sk_storage_get(&conn_refs, sk, 0, 0);
+	__u32 owner = ref ? ref->owner : OWNER_UNATTRIBUTED_SOCKET, netns = sk->__sk_common.skc_net.net->ns.inum;
+	__u64 one = 1, *sum;
+	struct tcp_process *p = bpf_map_lookup_elem(&tcp_processes, &owner);
+
+	if (p)
+		__sync_fetch_and_add(&p->synacks_again, 1);
+	sum = bpf_map_lookup_elem(&synacks, &netns);
+	if (sum)
+		__sync_fetch_and_add(sum, 1);
+	else
+		bpf_map_update_elem(&synacks, &netns, &one, BPF_NOEXIST);
+	return 0;
+}
+
+/* ---- called by user space ---- */
+
+/* Finds the sockets that are older than the probe, and whose they are; and the network namespaces. */
+SEC("iter/task_file")
+int find_conns(struct bpf_iter__task_file *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct conn_ref *ref, listener = {};
+	struct task_context *t;
+	struct socket *socket;
+	struct tcp_sock *tp;
+	struct file *file = ctx->file;
+	__u32 inum, pid;
+	struct sock *sk;
+
+	if (!task || !file)
+		return 0;
+	inum = BPF_CORE_READ(task, nsproxy, net_ns, ns.inum);
+	pid = task->tgid;
+	bpf_map_update_elem(&namespaces, &inum, &pid, BPF_NOEXIST);
+	socket = bpf_sock_from_file(file);
+	if (!socket)
+		return 0;
+	sk = socket->sk;
+	if (!sk || sk->sk_protocol != IPPROTO_TCP)
+		return 0;
+	tp = bpf_skc_to_tcp_sock(sk);
+	t = task_context(task);
+	if (!tp || !t)
+		return 0;
+	learn_timers(sk, tp);
+	if (sk->__sk_common.skc_state == TCP_CLOSE)
+		return 0;
+	if (sk->__sk_common.skc_state == TCP_LISTEN) {
+		listener.owner = t->owner;
+		bpf_sk_storage_get(&conn_refs, sk, &listener, BPF_LOCAL_STORAGE_GET_F_CREATE);
+		return 0;
+	}
+	ref = bpf_sk_storage_get(&conn_refs, sk, 0, 0);
+	if (ref && ref->conn)
+		return 0;
+	conn_begin(sk, tp, t->owner, 0, bpf_ktime_get_ns());
+	return 0;
+}
+
+/* Takes the counts of all connections. */
+SEC("iter/bpf_sk_storage_map")
+int list_conns(struct bpf_iter__bpf_sk_storage_map *ctx)
+{
+	struct conn_ref *ref = ctx->value;
+	struct sock *sk = ctx->sk;
+	struct tcp_sock *tp;
+	struct conn *c;
+
+	if (!sk || !ref)
+		return 0;
+	c = conn_at(ref->conn);
+	if (!c || c->ended)
+		return 0;
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (!tp)
+		return 0;
+	conn_count(&c->now, tp);
+	c->srtt_us = tp->srtt_us >> 3;
+	c->state = sk->__sk_common.skc_state;
+	return 0;
+}

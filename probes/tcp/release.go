@@ -1,0 +1,60 @@
+package tcp
+
+import (
+	"fmt"
+
+	"culprit/probes/snapshot"
+)
+
+// Sweep takes over what connections did that have ended, and marks the owners that are still in use.
+func (p *Probe) Sweep(uint32) error {
+	if err := p.readWorst(); err != nil {
+		return err
+	}
+	if err := p.takeEnded(); err != nil {
+		return err
+	}
+	return p.used(func(_ uint32, c bpfConn) error {
+		p.table.Mark(c.Owner)
+		return nil
+	})
+}
+
+// takeEnded takes over the connections that have ended, and gives their slots back.
+func (p *Probe) takeEnded() error {
+	return p.used(func(slot uint32, c bpfConn) error {
+		if c.Ended == 0 {
+			return nil
+		}
+		p.take(slot, c)
+		p.seen[slot] = seen{}
+		p.conns.Set(slot, bpfConn{})
+		if err := p.objects.Maps[bpfMapConnsReturned].Put(nil, slot); err != nil {
+			return fmt.Errorf("giving a connection's slot back: %w", err)
+		}
+		return nil
+	})
+}
+
+// Release takes over what was counted for owners that are dead.
+func (p *Probe) Release(owners []uint32) (keep []uint32) {
+	var rows []snapshot.TCPRow
+	defer func() { p.retired.Add(groupRows, rows...) }()
+	for i, o := range owners {
+		p.takeProcess(o, p.process(o))
+		if t := p.pending[o]; t != nil && t.used {
+			rows = append(rows, t.finish(p.table.Process(o)))
+		}
+		delete(p.pending, o)
+		delete(p.processed, o)
+		if err := p.chunks.Free(p.processes.Get(o).Rtt.Chunk); err != nil {
+			return owners[i:] // it is tried again
+		}
+		p.processes.Set(o, bpfTcpProcess{})
+	}
+	return nil
+}
+
+func groupRows(rows []snapshot.TCPRow, by snapshot.By) []snapshot.TCPRow {
+	return snapshot.TCP{Rows: rows}.Group(by).Rows
+}

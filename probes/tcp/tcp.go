@@ -1,0 +1,219 @@
+// Package tcp tells who talks over TCP, and why a connection paused: each stall with its cause. It reads
+// what bpf/tcp.bpf.c keeps, and audits it by each network namespace's own counters.
+package tcp
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/ringbuf"
+
+	"culprit/probes/bpfmap"
+	"culprit/probes/hist"
+	"culprit/probes/hook"
+	"culprit/probes/owner"
+	"culprit/probes/snapshot"
+)
+
+// Options say what is kept.
+type Options struct {
+	Proc        string        // the host's procfs, "/proc" if empty
+	Connections bool          // one row for each connection, too
+	Worst       bool          // the longest stalls
+	StallMin    time.Duration // shorter pauses are no stalls, 5 ms if 0
+	// Match chooses the connections that rows are made of, all if nil. The round-trip times of a process are those of all its
+	// connections, and the audit is of all connections.
+	Match func(local, remote netip.AddrPort) bool
+
+	Slots   uint32 // of the connection table: if 0, its default, or twice what there are
+	Buckets uint32 // chunks of histograms, their default if 0
+}
+
+// Probe is the running probe. Its methods must not be called concurrently.
+type Probe struct {
+	options   Options
+	table     *owner.Table
+	objects   *ebpf.Collection
+	links     []link.Link
+	lister    *link.Iter
+	conns     *bpfmap.Array[bpfConn]
+	processes *bpfmap.Array[bpfTcpProcess]
+	chunks    *hist.Chunks[bpfHistChunk]
+	events    *ringbuf.Reader // nil unless asked for
+
+	seen       []seen // by slot: as it was read last
+	pending    map[uint32]*tally
+	counted    map[uint32]*counters // by namespace: what the kernel is to have counted, since the last report
+	namespaces map[uint32]*namespace
+	synacks    map[uint32]uint64 // by namespace, at the last reading
+	processed  map[uint32]process
+	retired    owner.Backlog[snapshot.TCPRow]
+	ended      []snapshot.TCPConnection
+	worst      owner.Backlog[snapshot.TCPStall]
+	dropped    uint64 // connections without a row of their own
+	unaudited  uint64 // namespaces whose counters could not be read
+	losses     map[string]uint64
+	interval   uint32
+	start      time.Time
+	sweeps     map[uint32]int // by slot: sweeps since its owner was gone
+}
+
+// Load attaches the probe, and finds the connections that there are. What happens from its return on is counted; the
+// first Read is of the time since then.
+func Load(table *owner.Table, o Options) (*Probe, error) {
+	if o.Proc == "" {
+		o.Proc = "/proc"
+	}
+	if o.StallMin == 0 {
+		o.StallMin = 5 * time.Millisecond
+	}
+	kernel, err := hook.Types()
+	if err != nil {
+		return nil, err
+	}
+	spec, err := Spec(kernel)
+	if err != nil {
+		return nil, err
+	}
+	if err := configure(spec, kernel, &o); err != nil {
+		return nil, err
+	}
+	p := &Probe{
+		options: o, table: table, pending: map[uint32]*tally{}, counted: map[uint32]*counters{}, namespaces: map[uint32]*namespace{},
+		sweeps: map[uint32]int{},
+	}
+	if p.objects, err = table.LoadObject(spec); err != nil {
+		return nil, fmt.Errorf("loading the tcp probe: %w", err)
+	}
+	if err := p.attach(spec); err != nil {
+		return nil, errors.Join(err, p.Close())
+	}
+	table.Add(p)
+	return p, nil
+}
+
+// configure sets what the object must know before it is loaded.
+func configure(spec *ebpf.CollectionSpec, kernel *btf.Spec, o *Options) error {
+	if o.Slots == 0 {
+		o.Slots = max(spec.Maps[bpfMapConns].MaxEntries, 2*openSockets(o.Proc))
+	}
+	hook.Resize(spec, map[string]uint32{
+		bpfMapConns: o.Slots, bpfMapConnsReturned: o.Slots, bpfMapConnTimers: o.Slots,
+		bpfMapHistChunks: o.Buckets, bpfMapHistChunksReturned: o.Buckets,
+	})
+	if !o.Worst {
+		spec.Maps[bpfMapStallEvents].MaxEntries = uint32(os.Getpagesize())
+	}
+	tells, err := tellsError(kernel)
+	if err != nil {
+		return err
+	}
+	return hook.SetVariables(spec, map[string]any{
+		"least_stall":            uint64(o.StallMin),
+		"keep_worst":             o.Worst,
+		"retransmit_tells_error": tells,
+		"conn_pool":              bpfPool{Next: 1, Size: spec.Maps[bpfMapConns].MaxEntries},
+		"hist_chunk_pool":        bpfPool{Next: 1, Size: spec.Maps[bpfMapHistChunks].MaxEntries},
+	})
+}
+
+// openSockets is how many TCP sockets have memory, in all namespaces: "alloc" of /proc/net/sockstat.
+func openSockets(proc string) uint32 {
+	text, err := os.ReadFile(filepath.Join(proc, "self/net/sockstat"))
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(text)) {
+		if fields := strings.Fields(line); len(fields) > 8 && fields[0] == "TCP:" && fields[7] == "alloc" {
+			n, _ := strconv.ParseUint(fields[8], 10, 24)
+			return uint32(n)
+		}
+	}
+	return 0
+}
+
+func (p *Probe) attach(spec *ebpf.CollectionSpec) (err error) {
+	maps := p.objects.Maps
+	if p.conns, err = bpfmap.NewArray[bpfConn](maps[bpfMapConns]); err != nil {
+		return err
+	}
+	if p.processes, err = bpfmap.NewArray[bpfTcpProcess](maps[bpfMapTcpProcesses]); err != nil {
+		return err
+	}
+	p.chunks, err = hist.NewChunks(maps[bpfMapHistChunks], maps[bpfMapHistChunksReturned], func(c bpfHistChunk) [hist.Subs]uint32 { return c.Count })
+	if err != nil {
+		return err
+	}
+	if p.options.Worst {
+		if p.events, err = ringbuf.NewReader(maps[bpfMapStallEvents]); err != nil {
+			return fmt.Errorf("preparing to read the longest stalls: %w", err)
+		}
+	}
+	p.seen = make([]seen, p.options.Slots)
+	for name, s := range spec.Programs {
+		if s.AttachType != ebpf.AttachTraceRawTp {
+			continue
+		}
+		l, err := hook.Attach(p.objects, name)
+		if err != nil {
+			return err
+		}
+		p.links = append(p.links, l)
+	}
+	if err := p.find(); err != nil {
+		return err
+	}
+	p.lister, err = link.AttachIter(link.IterOptions{Program: p.objects.Programs[bpfProgListConns], Map: maps[bpfMapConnRefs]})
+	if err != nil {
+		return fmt.Errorf("preparing to list the connections: %w", err)
+	}
+	p.links = append(p.links, p.lister)
+	// What was counted until now is the base that the first Read subtracts.
+	if _, err := p.Read(); err != nil {
+		return err
+	}
+	return nil
+}
+
+// find has an iterator look for sockets and network namespaces.
+func (p *Probe) find() error {
+	finder, err := link.AttachIter(link.IterOptions{Program: p.objects.Programs[bpfProgFindConns]})
+	if err != nil {
+		return fmt.Errorf("preparing to look for connections: %w", err)
+	}
+	defer finder.Close()
+	if err := runIterator(finder); err != nil {
+		return fmt.Errorf("looking for connections: %w", err)
+	}
+	found, err := bpfmap.All[uint32, uint32](p.objects.Maps[bpfMapNamespaces])
+	if err != nil {
+		return err
+	}
+	for inum, pid := range found {
+		p.namespaces[inum] = &namespace{pids: []int{int(pid)}, old: true}
+	}
+	return nil
+}
+
+// Close detaches the probe and frees what it keeps in the kernel.
+func (p *Probe) Close() error {
+	p.table.Remove(p)
+	var errs []error
+	for _, l := range p.links {
+		errs = append(errs, l.Close())
+	}
+	if p.events != nil {
+		errs = append(errs, p.events.Close())
+	}
+	p.objects.Close()
+	return errors.Join(errs...)
+}
