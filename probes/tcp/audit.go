@@ -42,7 +42,7 @@ func (c counters) sub(o counters) counters {
 // namespace is a network namespace with connections.
 type namespace struct {
 	pids []int // of processes that may be in it, the latest last
-	old  bool // it has counted something that we have not: its first reading is the base of what follows
+	old  bool  // it has counted something that we have not: its first reading is the base of what follows
 	base counters
 	now  counters
 	read bool // now is of this reading

@@ -239,7 +239,9 @@ func (p *Probe) stallsSince(c bpfConn, was seen) []snapshot.TCPStalls {
 		}
 		out = append(out, snapshot.TCPStalls{Cause: name, Count: n, Total: ns, Max: min(longest, ns)})
 	}
-	slices.SortFunc(out, func(a, b snapshot.TCPStalls) int { return slices.Index(snapshot.Causes, a.Cause) - slices.Index(snapshot.Causes, b.Cause) })
+	slices.SortFunc(out, func(a, b snapshot.TCPStalls) int {
+		return slices.Index(snapshot.Causes, a.Cause) - slices.Index(snapshot.Causes, b.Cause)
+	})
 	return out
 }
 

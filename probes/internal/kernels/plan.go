@@ -25,6 +25,7 @@ var plans = []planned{
 		"TestScripts/output|TestScripts/usage|TestHostFiles|TestContainerNames|TestFileCapabilitiesReadNoChosenFile"},
 	// Tables that are full, and what the guests have no loads for: perf, stress-ng, the Go compiler.
 	{dir: "probes/sched", skip: "TestLossesAreSeen|TestAgainstPerf|TestDepth|TestScale"},
+	{dir: "probes/tcp"},
 	{dir: "probes/owner"},
 }
 
