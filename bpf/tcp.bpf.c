@@ -486,6 +486,7 @@ int BPF_PROG(state_changed, struct sock *sk, int from, int to)
 			conn_handed_over(c, sk, owner_of_current());
 		break;
 	case TCP_CLOSE:
+		conn_look(c, tp);
 		c->closed = now;
 		c->error = sk->sk_err;
 		/* Not by close(), which has set all of sk_shutdown: tcp_done() sets it afterwards, and counts a failure. */
@@ -655,8 +656,6 @@ int list_conns(struct bpf_iter__bpf_sk_storage_map *ctx)
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (!tp)
 		return 0;
-	conn_count(&c->now, tp);
-	c->srtt_us = tp->srtt_us >> 3;
-	c->state = sk->__sk_common.skc_state;
+	conn_look(c, tp);
 	return 0;
 }

@@ -155,6 +155,15 @@ static __always_inline void conn_count(struct conn_counts *n, struct tcp_sock *t
 	n->retransmits = tp->total_retrans;
 }
 
+/* What a connection has done by now. A closed one was looked at before tcp_disconnect() cleared it (SO_LINGER's reset does that). */
+static __always_inline void conn_look(struct conn *c, struct tcp_sock *tp)
+{
+	if (c->closed)
+		return;
+	conn_count(&c->now, tp);
+	c->srtt_us = tp->srtt_us >> 3;
+}
+
 static __always_inline void conn_describe(struct conn *c, struct sock *sk)
 {
 	c->family = sk->__sk_common.skc_family;
@@ -173,8 +182,7 @@ static __always_inline void conn_describe(struct conn *c, struct sock *sk)
 /* Ends a tenure: user space reads it once more, and gives the slot back. */
 static __always_inline void conn_end(struct conn *c, struct tcp_sock *tp, __u64 now)
 {
-	conn_count(&c->now, tp);
-	c->srtt_us = tp->srtt_us >> 3;
+	conn_look(c, tp);
 	barrier();
 	c->ended = now;
 }

@@ -1,0 +1,74 @@
+package tcp_test
+
+import (
+	"testing"
+	"time"
+
+	"culprit/probes/internal/testnet"
+	"culprit/probes/snapshot"
+	"culprit/probes/tcp"
+)
+
+// Every byte is its application's, whoever closes a connection, and however.
+func TestBytesAreExact(t *testing.T) {
+	n := testnet.NewVeth(t)
+	inhabit(n)
+	w := newWatch(t, tcp.Options{Connections: true})
+	count := 1000
+	if testing.Short() {
+		count = 200
+	}
+	load := testnet.Short{End: testnet.End{Address: at(n.Server, 7000)}, Count: count, Seed: 7, Most: 100_000}
+	listen := load
+	listen.Listen = true
+	server := n.Server.Run("shortserver", listen)
+	client := n.Client.Run("shortclient", load)
+	counts := w.while(server, client)
+	time.Sleep(100 * time.Millisecond)
+	s := w.read()
+	for i, comm := range []string{"shortserver", "shortclient"} {
+		r, c := row(t, s, comm), counts[i]
+		log(t, r)
+		if int64(r.Sent) != c.Sent || int64(r.Received) != c.Received {
+			t.Errorf("%s: sent %d and received %d bytes, counted itself %d and %d", comm, r.Sent, r.Received, c.Sent, c.Received)
+		}
+		if made := r.Opened + r.Accepted; made != uint64(count) || r.Closed != made || r.Open != 0 || r.Failed() != 0 {
+			t.Errorf("%s: made %d connections, closed %d, %d are open, %d failed; want %d", comm, made, r.Closed, r.Open, r.Failed(), count)
+		}
+		if len(r.Stalls) > 0 {
+			t.Errorf("%s: stalls: %v", comm, r.Stalls)
+		}
+	}
+	balance(t, s)
+}
+
+// balance holds our counts against the kernel's.
+func balance(t *testing.T, s snapshot.TCP) {
+	t.Helper()
+	for _, c := range s.Kernel {
+		if c.Residual() != 0 {
+			t.Errorf("%s: %d, by the kernel's count %d, skew %d", c.Name, c.Ours, c.Kernel, c.Skew)
+		}
+	}
+}
+
+// A client that writes twice and then reads waits for the delayed acknowledgement each time.
+func TestNagle(t *testing.T) {
+	n := testnet.NewVeth(t)
+	inhabit(n)
+	for _, noDelay := range []bool{false, true} {
+		w := newWatch(t, tcp.Options{Worst: true})
+		end := testnet.End{Address: at(n.Server, 7001)}
+		listen := end
+		listen.Listen = true
+		server := n.Server.Run("answer", testnet.Answer{End: listen, Requests: []int{200}, Reply: 100})
+		end.Socket.NoDelay = noDelay
+		client := n.Client.Run("ask", testnet.Exchange{End: end, Count: 60, Writes: []int{100, 100}, Reply: 100})
+		w.while(client, server)
+		s := w.read()
+		for _, comm := range []string{"answer", "ask"} {
+			log(t, row(t, s, comm))
+		}
+		balance(t, s)
+	}
+}
