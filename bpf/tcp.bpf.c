@@ -131,10 +131,10 @@ static __always_inline bool before(__u32 a, __u32 b)
 /* The part of a segment's control block that is looked at (tcp_v4_fill_cb(), net/ipv4/tcp_ipv4.c). */
 struct segment {
 	__u32 ack, payload;
-	__u32 window; /* as it is on the wire, unscaled */
+	__u32 window; /* bytes */
 };
 
-static __always_inline void segment_read(struct segment *s, struct sk_buff *skb)
+static __always_inline void segment_read(struct segment *s, struct sk_buff *skb, struct tcp_sock *tp)
 {
 	struct tcp_skb_cb *cb = (void *)skb->cb;
 	__u32 seq = BPF_CORE_READ(cb, seq);
@@ -144,7 +144,7 @@ static __always_inline void segment_read(struct segment *s, struct sk_buff *skb)
 	s->ack = BPF_CORE_READ(cb, ack_seq);
 	s->payload = BPF_CORE_READ(cb, end_seq) - seq - !!(flags & TCPHDR_FIN) - !!(flags & TCPHDR_SYN);
 	bpf_probe_read_kernel(&window, sizeof(window), BPF_CORE_READ(skb, head) + BPF_CORE_READ(skb, transport_header) + 14);
-	s->window = __builtin_bswap16(window);
+	s->window = (__u32)__builtin_bswap16(window) << BPF_CORE_READ_BITFIELD(tp, rx_opt.snd_wscale);
 }
 
 /* A small segment is held back until all that is outstanding is acknowledged (tcp_nagle_check(), net/ipv4/tcp_output.c). */
@@ -172,7 +172,7 @@ static __always_inline __u32 sender_waited_for(struct conn *c, struct sock *sk, 
 		return STALL_RECEIVE_WINDOW;
 	if (sk->sk_pacing_status && tp->tcp_wstamp_ns > now)
 		return 0; /* told of when it began */
-	if (flight >= tp->snd_cwnd)
+	if (flight >= tp->snd_cwnd || BPF_CORE_READ_BITFIELD(tp, is_cwnd_limited))
 		return c->restart ? STALL_SLOW_START_RESTART : STALL_CWND_LIMITED;
 	if (is_held_by_nagle(tp, unsent))
 		return STALL_NAGLE_DELAYED_ACK;
@@ -181,14 +181,29 @@ static __always_inline __u32 sender_waited_for(struct conn *c, struct sock *sk, 
 	return STALL_UNEXPLAINED;
 }
 
+/* Takes note of when something was sent or acknowledged last: before the segment that comes in now, or the timer that runs out. */
+static __always_inline void conn_move(struct conn *c, __u32 una, __u32 nxt, __u64 sent, __u64 now)
+{
+	if (una != c->una) {
+		c->una = una;
+		if (c->moved < c->last)
+			c->moved = c->last;
+	}
+	if (nxt != c->nxt) {
+		c->nxt = nxt;
+		if (c->moved < sent && sent < now)
+			c->moved = sent;
+	}
+}
+
 /* Where a stall may have ended: the rare part of segment_in. */
-static __noinline int segment_check(struct conn *c, struct sock *sk, struct sk_buff *skb, struct tcp_sock *tp, __u64 since)
+static __noinline int segment_check(struct conn *c, struct sock *sk, struct sk_buff *skb, struct tcp_sock *tp)
 {
 	__u64 now = c->last;
 	__u32 unsent = tp->write_seq - tp->snd_nxt, cause;
 	struct segment s;
 
-	segment_read(&s, skb);
+	segment_read(&s, skb, tp);
 	if (c->delack_at) {
 		/* The peer waited for the acknowledgement if it goes on at once, without having got anything else. */
 		if (s.payload && c->delack_nxt == tp->snd_nxt && now - c->delack_at < (((__u64)tp->srtt_us >> 3) * 1000 * 2) + 3000000)
@@ -203,24 +218,27 @@ static __noinline int segment_check(struct conn *c, struct sock *sk, struct sk_b
 		}
 		return 0;
 	}
-	if (s.ack == tp->snd_una && !s.payload && tp->packets_out) {
-		if (!c->doubt)
-			c->doubt = now;
-	} else {
-		c->doubt = 0;
-	}
-	if (c->zero_since || (!tp->snd_wnd && unsent)) {
+	if (c->zero_since || (!tp->snd_wnd && unsent && !tp->packets_out)) {
 		if (!c->zero_since)
-			c->zero_since = since;
-		if (s.window) {
+			c->zero_since = c->moved;
+		if (s.window >= (unsent < tp->mss_cache ? unsent : tp->mss_cache)) {
 			stalled(c, STALL_ZERO_WINDOW, now, now - c->zero_since, unsent);
 			c->zero_since = 0;
+			c->moved = now;
 		}
 		return 0;
 	}
-	cause = sender_waited_for(c, sk, tp, now);
+	if (!before(tp->snd_una, s.ack) && s.window <= tp->snd_wnd) {
+		/* Nothing goes on because of this segment. */
+		if (!s.payload && tp->packets_out && !c->doubt)
+			c->doubt = now;
+		return 0;
+	}
+	c->doubt = 0;
+	cause = now - c->moved < least_stall ? 0 : sender_waited_for(c, sk, tp, now);
 	if (cause)
-		stalled(c, cause, now, now - since, cause == STALL_SEND_BUFFER ? tp->write_seq - tp->snd_una : unsent);
+		stalled(c, cause, now, now - c->moved, cause == STALL_SEND_BUFFER ? tp->write_seq - tp->snd_una : unsent);
+	c->moved = now;
 	return 0;
 }
 
@@ -233,7 +251,7 @@ int BPF_PROG(segment_in, struct sock *sk, struct sk_buff *skb)
 {
 	struct conn *c = conn_of(sk);
 	struct tcp_sock *tp;
-	__u64 now, since, sent;
+	__u64 now, sent;
 	__u32 owner;
 	struct tcp_process *p;
 
@@ -244,8 +262,9 @@ int BPF_PROG(segment_in, struct sock *sk, struct sk_buff *skb)
 		return 0;
 	now = bpf_ktime_get_ns();
 	sent = tp->tcp_wstamp_ns; /* with pacing, when the next one may be */
-	since = sent > c->last && sent < now ? sent : c->last;
+	conn_move(c, tp->snd_una, tp->snd_nxt, sent, now);
 	c->last = now;
+	c->segs = tp->segs_in;
 	if (tp->copied_seq == tp->rcv_nxt)
 		c->ready = now;
 	if (tp->rack.mstamp != c->rack) {
@@ -262,7 +281,7 @@ int BPF_PROG(segment_in, struct sock *sk, struct sk_buff *skb)
 	}
 	/* Slow start after idle (tcp_cwnd_restart(), net/ipv4/tcp_output.c): the window fell, and nothing was lost. */
 	if (tp->snd_cwnd != c->cwnd) {
-		if (tp->snd_cwnd < c->cwnd && BPF_CORE_READ_BITFIELD(&tp->inet_conn, icsk_ca_state) == 0 && !tp->retrans_out)
+		if (tp->snd_cwnd < c->cwnd && BPF_CORE_READ_BITFIELD(tp, inet_conn.icsk_ca_state) == 0 && !tp->retrans_out)
 			c->restart = c->cwnd;
 		else if (tp->snd_cwnd >= c->restart)
 			c->restart = 0;
@@ -272,8 +291,8 @@ int BPF_PROG(segment_in, struct sock *sk, struct sk_buff *skb)
 		stalled(c, STALL_PACING, now, sent - tp->tcp_mstamp * 1000, tp->write_seq - tp->snd_nxt);
 		c->paced = sent;
 	}
-	if (now - since >= least_stall || c->loss || c->delack_at || c->zero_since || tp->sacked_out || c->doubt)
-		segment_check(c, sk, skb, tp, since);
+	if ((tp->write_seq != tp->snd_una && now - c->moved >= least_stall) || c->loss || c->delack_at || c->zero_since || tp->sacked_out || c->doubt)
+		segment_check(c, sk, skb, tp);
 	return 0;
 }
 
@@ -296,14 +315,15 @@ int BPF_PROG(segment_again, struct sock *sk)
 	if (!tp)
 		return 0;
 	now = bpf_ktime_get_ns();
-	state = BPF_CORE_READ_BITFIELD(&tp->inet_conn, icsk_ca_state);
+	state = BPF_CORE_READ_BITFIELD(tp, inet_conn.icsk_ca_state);
 	since = c->timer_since;
+	conn_move(c, tp->snd_una, tp->snd_nxt, tp->tcp_wstamp_ns, now);
 	if (c->timer_kind && now - c->timer_at < 1000000000) {
 		cause = c->timer_kind == ICSK_TIME_RETRANS ? STALL_RTO : STALL_TAIL_LOSS_PROBE;
 	} else if (state == TCP_CA_Recovery && (c->recovery != tp->high_seq || !c->recovery)) {
 		cause = STALL_FAST_RETRANSMIT;
 		c->recovery = tp->high_seq;
-		since = c->doubt ? c->doubt : c->last;
+		since = c->doubt ? c->doubt : c->moved;
 	}
 	c->timer_kind = 0;
 	if (!cause || (c->loss && c->loss <= cause))
@@ -336,16 +356,18 @@ checked_once int write_timer_expired(__u64 sk)
 {
 	struct tcp_sock *tp = (void *)sk;
 	struct conn *c = conn_of_timer(sk);
-	__u64 sent;
+	__u8 kind;
 
 	if (!c)
 		return 0;
-	c->timer_kind = BPF_CORE_READ(tp, inet_conn.icsk_pending);
+	kind = BPF_CORE_READ(tp, inet_conn.icsk_pending);
 	c->timer_at = bpf_ktime_get_ns();
-	sent = BPF_CORE_READ(tp, tcp_wstamp_ns);
-	c->timer_since = sent > c->last && sent < c->timer_at ? sent : c->last;
-	if (c->timer_kind != ICSK_TIME_RETRANS && c->timer_kind != ICSK_TIME_LOSS_PROBE)
-		c->timer_kind = 0;
+	conn_move(c, BPF_CORE_READ(tp, snd_una), BPF_CORE_READ(tp, snd_nxt), BPF_CORE_READ(tp, tcp_wstamp_ns), c->timer_at);
+	c->timer_since = c->moved;
+	c->timer_kind = kind == ICSK_TIME_RETRANS || kind == ICSK_TIME_LOSS_PROBE ? kind : 0;
+	/* The window is closed, or too small for a segment to be worth while: it is probed. */
+	if (kind == ICSK_TIME_PROBE0 && !c->zero_since && BPF_CORE_READ(tp, write_seq) != BPF_CORE_READ(tp, snd_nxt))
+		c->zero_since = c->moved;
 	return 0;
 }
 
@@ -400,9 +422,14 @@ static __always_inline bool is_kernels(struct sock *sk, struct tcp_sock *tp)
 
 static __always_inline __u32 owner_of_current(void)
 {
-	struct task_context *c = task_context(bpf_get_current_task_btf());
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct task_context *c = task_context(task);
 
-	return c ? c->owner : OWNER_UNATTRIBUTED_PROCESS_TABLE_FULL;
+	if (!c)
+		return OWNER_UNATTRIBUTED_PROCESS_TABLE_FULL;
+	if (!c->read_delay)
+		c->read_delay = task->sched_info.run_delay | 1;
+	return c->owner;
 }
 
 /* Somebody else than its owner uses a connection: it is theirs from now on. */
@@ -532,6 +559,8 @@ int BPF_PROG(data_read, struct sock *sk)
 	struct task_context *t;
 	struct conn *c = conn_of(sk);
 	__u64 now, delay, waited;
+	struct tcp_sock *tp;
+	__u32 cause;
 
 	if (!c)
 		return 0;
@@ -549,10 +578,19 @@ int BPF_PROG(data_read, struct sock *sk)
 	if (!c->first_byte)
 		c->first_byte = c->ready;
 	waited = c->ready ? now - c->ready : 0;
-	delay = task->sched_info.run_delay - t->read_delay;
-	if (waited >= least_stall)
-		stalled(c, t->read_delay && delay > waited / 2 ? STALL_READER_NOT_SCHEDULED : STALL_READER_NOT_READING, now, waited, 0);
-	t->read_delay += delay;
+	delay = task->sched_info.run_delay | 1; /* 0: it has not been looked at yet */
+	if (waited >= least_stall) {
+		tp = bpf_skc_to_tcp_sock(sk);
+		if (delay - t->read_delay <= waited / 2)
+			cause = STALL_READER_NOT_READING;
+		else
+			cause = t->read_delay ? STALL_READER_NOT_SCHEDULED : STALL_UNEXPLAINED;
+		if (tp && c->last < c->ready && tp->segs_in != c->segs)
+			lose(LOSS_UNSEEN_SEGMENTS);
+		else
+			stalled(c, cause, now, waited, tp ? tp->rcv_nxt - tp->copied_seq : 0);
+	}
+	t->read_delay = delay;
 	c->ready = now;
 	return 0;
 }

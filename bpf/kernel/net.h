@@ -31,6 +31,7 @@ enum {
 #define SK_PACING_NEEDED 1
 #define ICSK_ACK_SCHED 1
 #define ICSK_TIME_RETRANS 1
+#define ICSK_TIME_PROBE0 3
 #define ICSK_TIME_LOSS_PROBE 5
 
 /* include/net/tcp.h, include/uapi/linux/tcp.h */
@@ -130,6 +131,10 @@ struct tcp_rack {
 	__u32 rtt_us;
 };
 
+struct tcp_options_received {
+	__u8 snd_wscale : 4;
+};
+
 struct tcp_sock {
 	struct inet_connection_sock inet_conn;
 	__u64 bytes_received;
@@ -160,6 +165,8 @@ struct tcp_sock {
 	struct tcp_rack rack;
 	__u8 chrono_type : 2;
 	__u8 nonagle : 4;
+	__u8 is_cwnd_limited : 1;
+	struct tcp_options_received rx_opt;
 	bool is_mptcp;
 };
 

@@ -71,7 +71,11 @@ struct conn {
 	__u32 failed_retransmits;
 	/* Stalls: */
 	__u32 cwnd;        /* at the last segment */
+	__u32 una, nxt;    /* snd_una and snd_nxt as they were last, */
+	__u64 moved;       /* and when they moved, or the window opened */
 	__u64 last;        /* when the last segment came in */
+	__u32 segs;        /* segs_in then */
+	__u32 spare;
 	__u64 rack;        /* which round-trip time was taken last */
 	__u64 ready;       /* since when there is something to read, if there is */
 	__u64 timer_at;    /* the retransmission timer ran out, */
@@ -210,13 +214,15 @@ static __noinline __u32 conn_begin(struct sock *sk, struct tcp_sock *tp, __u32 o
 	__builtin_memset(c, 0, sizeof(*c));
 	c->owner = owner;
 	c->flags = flags;
-	c->began = c->last = now;
+	c->began = c->last = c->moved = now;
 	c->state = sk->__sk_common.skc_state;
 	conn_describe(c, sk);
 	conn_count(&c->before, tp);
 	c->now = c->before;
 	c->rack = tp->rack.mstamp;
 	c->cwnd = tp->snd_cwnd;
+	c->una = tp->snd_una;
+	c->nxt = tp->snd_nxt;
 	bpf_map_update_elem(&conn_timers, &address, &at, BPF_ANY);
 	ref->conn = at;
 	/* Last: for user space, a slot with a socket is in use. */

@@ -49,8 +49,9 @@ const (
 	bpfLossLOSS_CONNECTION_TABLE_FULL bpfLoss = 19
 	bpfLossLOSS_SOCKET_STORAGE_FAILED bpfLoss = 20
 	bpfLossLOSS_HANDOVERS_MISSED      bpfLoss = 21
-	bpfLossLOSS_STALLS_DROPPED        bpfLoss = 22
-	bpfLossLOSS_MAX                   bpfLoss = 23
+	bpfLossLOSS_UNSEEN_SEGMENTS       bpfLoss = 22
+	bpfLossLOSS_STALLS_DROPPED        bpfLoss = 23
+	bpfLossLOSS_MAX                   bpfLoss = 24
 )
 
 type bpfName struct {

@@ -52,7 +52,12 @@ type bpfConn struct {
 	}
 	FailedRetransmits uint32
 	Cwnd              uint32
+	Una               uint32
+	Nxt               uint32
+	Moved             uint64
 	Last              uint64
+	Segs              uint32
+	Spare             uint32
 	Rack              uint64
 	Ready             uint64
 	TimerAt           uint64
