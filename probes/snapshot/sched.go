@@ -153,8 +153,19 @@ func (s Sched) Filter(keep func(Process) bool) Sched {
 	return s
 }
 
-// worstOfGroup is how many of a group's longest waits are kept.
+// worstOfGroup is how many of a group's longest waits or stalls are kept.
 const worstOfGroup = 5
+
+// longest are the longest of each group, longest first.
+func longest[T any](in []T, ns func(T) uint64, of func(T) groupKey) []T {
+	in = slices.Clone(in)
+	slices.SortStableFunc(in, func(a, b T) int { return cmp.Compare(ns(b), ns(a)) })
+	kept := map[groupKey]int{}
+	return filter(in, func(v T) bool {
+		kept[of(v)]++
+		return kept[of(v)] <= worstOfGroup
+	})
+}
 
 // Group merges the rows of each group, and their culprits, sorts both by the time waited, largest first, and keeps
 // the longest waits of each.
@@ -179,13 +190,7 @@ func (s Sched) Group(by By) Sched {
 	slices.SortStableFunc(s.Threads, func(a, b SchedThread) int {
 		return cmp.Or(cmp.Compare(b.Wait(), a.Wait()), cmp.Compare(b.OnCPU, a.OnCPU), cmp.Compare(a.PID, b.PID), cmp.Compare(a.TID, b.TID))
 	})
-	s.Worst = slices.Clone(s.Worst)
-	slices.SortStableFunc(s.Worst, func(a, b SchedWait) int { return cmp.Compare(b.Wait, a.Wait) })
-	kept := map[groupKey]int{}
-	s.Worst = filter(s.Worst, func(w SchedWait) bool {
-		kept[w.key(by)]++
-		return kept[w.key(by)] <= worstOfGroup
-	})
+	s.Worst = longest(s.Worst, func(w SchedWait) uint64 { return w.Wait }, func(w SchedWait) groupKey { return w.key(by) })
 	return s
 }
 

@@ -41,6 +41,7 @@ const Kernel = "[kernel]"
 type TCP struct {
 	Start, End  time.Time
 	By          By
+	MinStall    uint64          // ns; shorter stalls are not counted
 	Rows        []TCPRow        // one per process from the probe, per group after Group
 	Connections []TCPConnection // when asked for: all that lived in the interval, most bytes first
 	Worst       []TCPStall      // the longest stalls of each group that has any, longest first
@@ -52,7 +53,7 @@ type TCP struct {
 type TCPCounter struct {
 	Name         string // in /proc/net/snmp: ActiveOpens, PassiveOpens, AttemptFails, RetransSegs
 	Ours, Kernel uint64
-	Skew         uint64 // by how much the kernel's grew while ours were read
+	Skew         uint64 // how far ours moved while the kernel's was read, 0 when the readings settled: the residual can be off by that much
 }
 
 // Residual is what the kernel counted beyond ours; negative where it counted less.
@@ -100,13 +101,14 @@ type TCPRow struct {
 // Failed is how many attempts to connect failed.
 func (r TCPRow) Failed() uint64 { return r.Refused + r.TimedOut + r.Aborted }
 
-// Stalled is how long its connections stalled altogether, in ns.
-func (r TCPRow) Stalled() uint64 {
-	var sum uint64
-	for _, s := range r.Stalls {
-		sum += s.Total
+// Stalled is how long its connections stalled altogether, in ns: those that stalled at the same time, one by one.
+func (r TCPRow) Stalled() uint64 { return stalled(r.Stalls) }
+
+func stalled(stalls []TCPStalls) (ns uint64) {
+	for _, s := range stalls {
+		ns += s.Total
 	}
-	return sum
+	return ns
 }
 
 // TCPStalls are the stalls of one cause. Times are in ns.
@@ -119,9 +121,12 @@ type TCPStalls struct {
 type TCPRemote struct {
 	Address netip.Addr
 	Port    uint16 // of connections that were opened; 0 for accepted ones
-	Sent    uint64
-	Recv    uint64
+	// Bytes of payload.
+	Sent, Received uint64
 }
+
+// Bytes is the payload both ways.
+func (r TCPRemote) Bytes() uint64 { return r.Sent + r.Received }
 
 // TCPConnection is one connection. What it did is of the interval.
 type TCPConnection struct {
@@ -136,6 +141,9 @@ type TCPConnection struct {
 	Stalls        []TCPStalls
 }
 
+// Stalled is how long it stalled altogether, in ns.
+func (c TCPConnection) Stalled() uint64 { return stalled(c.Stalls) }
+
 // TCPStall is one long stall, for the list of the worst.
 type TCPStall struct {
 	Process
@@ -148,6 +156,7 @@ type TCPStall struct {
 	Ran           []SchedRan // for ReaderNotScheduled: who had the CPU, most first
 }
 
+// merge leaves the remote ends to Group, which adds up those of all rows at once.
 func (r TCPRow) merge(o TCPRow) TCPRow {
 	r.Process = r.Process.merge(o.Process)
 	r.TCPTraffic = r.TCPTraffic.Add(o.TCPTraffic)
@@ -163,29 +172,29 @@ func (r TCPRow) merge(o TCPRow) TCPRow {
 	r.Life = r.Life.Merge(o.Life)
 	r.RTT = r.RTT.Merge(o.RTT)
 	r.Stalls = mergeStalls(r.Stalls, o.Stalls)
-	r.Remotes = group(slices.Concat(r.Remotes, o.Remotes), func(a TCPRemote) any { return netip.AddrPortFrom(a.Address, a.Port) }, func(a, b TCPRemote) TCPRemote {
-		a.Sent += b.Sent
-		a.Recv += b.Recv
-		return a
-	})
 	return r
 }
 
-func mergeStalls(a, b []TCPStalls) []TCPStalls {
-	return group(slices.Concat(a, b), func(s TCPStalls) any { return s.Cause }, func(a, b TCPStalls) TCPStalls {
-		return TCPStalls{a.Cause, a.Count + b.Count, a.Total + b.Total, max(a.Max, b.Max)}
+func groupRemotes(in []TCPRemote) []TCPRemote {
+	out := group(in, func(r TCPRemote) any { return netip.AddrPortFrom(r.Address, r.Port) }, func(a, b TCPRemote) TCPRemote {
+		a.Sent += b.Sent
+		a.Received += b.Received
+		return a
 	})
+	slices.SortStableFunc(out, func(a, b TCPRemote) int {
+		return cmp.Or(cmp.Compare(b.Bytes(), a.Bytes()), a.Address.Compare(b.Address), cmp.Compare(a.Port, b.Port))
+	})
+	return out
 }
 
-// sort puts first what is most.
-func (r *TCPRow) sort() {
-	r.Stalls, r.Remotes = slices.Clone(r.Stalls), slices.Clone(r.Remotes)
-	slices.SortStableFunc(r.Stalls, func(a, b TCPStalls) int {
+func mergeStalls(a, b []TCPStalls) []TCPStalls {
+	out := group(slices.Concat(a, b), func(s TCPStalls) any { return s.Cause }, func(a, b TCPStalls) TCPStalls {
+		return TCPStalls{a.Cause, a.Count + b.Count, a.Total + b.Total, max(a.Max, b.Max)}
+	})
+	slices.SortStableFunc(out, func(a, b TCPStalls) int {
 		return cmp.Or(cmp.Compare(b.Total, a.Total), cmp.Compare(slices.Index(Causes, a.Cause), slices.Index(Causes, b.Cause)))
 	})
-	slices.SortStableFunc(r.Remotes, func(a, b TCPRemote) int {
-		return cmp.Or(cmp.Compare(b.Sent+b.Recv, a.Sent+a.Recv), a.Address.Compare(b.Address), cmp.Compare(a.Port, b.Port))
-	})
+	return out
 }
 
 // Filter keeps the rows, connections and stalls whose owner passes keep. The audit stays whole.
@@ -196,26 +205,28 @@ func (s TCP) Filter(keep func(Process) bool) TCP {
 	return s
 }
 
-// Group merges the rows of each group, sorts them by bytes, most first, and keeps the longest stalls of each.
+// Group merges the rows of each group, and their remote ends, sorts both and the connections by bytes, most first, and
+// keeps the longest stalls of each.
 func (s TCP) Group(by By) TCP {
 	s.By = by
+	remotes := map[groupKey][]TCPRemote{}
+	for _, r := range s.Rows {
+		k := r.key(by)
+		remotes[k] = append(remotes[k], r.Remotes...)
+	}
 	s.Rows = group(s.Rows, func(r TCPRow) any { return r.key(by) }, TCPRow.merge)
 	for i := range s.Rows {
-		s.Rows[i].Process = s.Rows[i].asGroup(by)
-		s.Rows[i].sort()
+		r := &s.Rows[i]
+		r.Stalls = mergeStalls(r.Stalls, nil)
+		r.Remotes = groupRemotes(remotes[r.key(by)])
+		r.Process = r.asGroup(by)
 	}
 	s.sort(func(r TCPRow) uint64 { return r.Bytes() })
 	s.Connections = slices.Clone(s.Connections)
 	slices.SortStableFunc(s.Connections, func(a, b TCPConnection) int {
 		return cmp.Or(cmp.Compare(b.Bytes(), a.Bytes()), a.Local.Compare(b.Local), a.Remote.Compare(b.Remote))
 	})
-	s.Worst = slices.Clone(s.Worst)
-	slices.SortStableFunc(s.Worst, func(a, b TCPStall) int { return cmp.Compare(b.Duration, a.Duration) })
-	kept := map[groupKey]int{}
-	s.Worst = filter(s.Worst, func(w TCPStall) bool {
-		kept[w.key(by)]++
-		return kept[w.key(by)] <= worstOfGroup
-	})
+	s.Worst = longest(s.Worst, func(w TCPStall) uint64 { return w.Duration }, func(w TCPStall) groupKey { return w.key(by) })
 	return s
 }
 
