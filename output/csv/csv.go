@@ -5,7 +5,7 @@
 // The column "record" says what a line is about, and with it which columns are
 // filled; the others are empty:
 //
-//	row      what one group did: its I/O on one device, or its time on and off the CPUs
+//	row      what one group did: its I/O on one device, its time on and off the CPUs, or its connections
 //	loss     one loss counter that is not 0, in "name" and "count"
 //	omitted  the number of rows that the row limit left out, in "count"
 //
@@ -22,6 +22,15 @@
 //	ran      who had the CPU for a piece of it, in order, beside what the exemplar says
 //	thread   what one thread did, when asked for
 //	audit    all waits beside the kernel's sum of them
+//
+// of culprit tcp:
+//
+//	stall       the stalls of one group that had one cause
+//	remote      what one group exchanged with one other end
+//	connection  what one connection did, when asked for
+//	exemplar    one long stall
+//	ran         who had the CPU meanwhile, beside what the exemplar says
+//	audit       one of the kernel's counters beside culprit's sum
 package csv
 
 import (
@@ -40,7 +49,8 @@ import (
 
 // Options say how much is printed.
 type Options struct {
-	// Top is the number of rows, of slow requests or threads, and of the files of each row's group; 0 prints all.
+	// Top is the number of rows, of slow requests, threads or connections, and of the files or remote ends of each row's
+	// group; 0 prints all.
 	Top int
 }
 
@@ -57,30 +67,51 @@ func NewWriter(w io.Writer, o Options) *Writer {
 	return &Writer{csv: csv.NewWriter(w), o: o}
 }
 
-// counter is a line about a number that has a name.
-type counter struct {
-	Name  string `json:"name"`
-	Count uint64 `json:"count"`
-}
-
 // culprit is a line about who had the CPU while a group waited.
 type culprit struct {
 	contract.Identity
-	CulpritApp     string `json:"culprit_app"`
-	CulpritPID     int    `json:"culprit_pid"`
-	CulpritStarted string `json:"culprit_started"`
-	NS             uint64 `json:"ns"`
+	blamed
 }
 
 // ran is a line about who had the CPU for a piece of a long wait.
 type ran struct {
 	contract.Exemplar
+	blamedThread
+}
+
+// blamed is who had the CPU, and for how long.
+type blamed struct {
 	CulpritApp     string `json:"culprit_app"`
 	CulpritPID     int    `json:"culprit_pid"`
 	CulpritStarted string `json:"culprit_started"`
-	CulpritTID     int    `json:"culprit_tid"`
 	NS             uint64 `json:"ns"`
 }
+
+// blamedThread is the same of one thread.
+type blamedThread struct {
+	blamed
+	CulpritTID int `json:"culprit_tid"`
+}
+
+func blame(r contract.Ran) blamedThread {
+	return blamedThread{blamed{r.App, r.PID, r.Started, r.NS}, r.TID}
+}
+
+// The lines about what a group's connections did.
+type (
+	stall struct {
+		contract.Identity
+		contract.TCPStalls
+	}
+	remote struct {
+		contract.Identity
+		contract.TCPRemote
+	}
+	stallRan struct {
+		contract.TCPExemplar
+		blamedThread
+	}
+)
 
 // columnsOf are those of every kind of record, each once, in order of first
 // appearance.
@@ -101,7 +132,7 @@ func columnsOf(records ...any) []string {
 func (w *Writer) IO(s snapshot.IO) error {
 	s, omitted := rows.Top(s, w.o.Top)
 	report := contract.IO(s, len(omitted))
-	p := w.begin(report.Interval, contract.IORow{}, contract.IODevice{}, counter{}, contract.IOFile{}, contract.IORequest{})
+	p := w.begin(report.Interval, contract.IORow{}, contract.IODevice{}, contract.Counter{}, contract.IOFile{}, contract.IORequest{})
 	for _, r := range report.Rows {
 		p.add("row", r)
 	}
@@ -124,18 +155,18 @@ func (w *Writer) IO(s snapshot.IO) error {
 func (w *Writer) Sched(s snapshot.Sched) error {
 	s, omitted := rows.TopSched(s, w.o.Top)
 	report := contract.Sched(s, len(omitted))
-	p := w.begin(report.Interval, contract.SchedRow{}, culprit{}, ran{}, contract.SchedThread{}, contract.SchedAudit{}, counter{})
+	p := w.begin(report.Interval, contract.SchedRow{}, culprit{}, ran{}, contract.SchedThread{}, contract.SchedAudit{}, contract.Counter{})
 	for _, r := range report.Rows {
 		p.add("row", r)
 		for _, c := range r.Culprits {
-			p.add("culprit", culprit{r.Identity, c.App, c.PID, c.Started, c.NS})
+			p.add("culprit", culprit{r.Identity, blamed{c.App, c.PID, c.Started, c.NS}})
 		}
 	}
 	p.omitted(report.OmittedRows)
 	for _, e := range report.Exemplars {
 		p.add("exemplar", e)
 		for _, r := range e.Ran {
-			p.add("ran", ran{e, r.App, r.PID, r.Started, r.TID, r.NS})
+			p.add("ran", ran{e, blame(r)})
 		}
 	}
 	for _, t := range report.Threads {
@@ -144,6 +175,38 @@ func (w *Writer) Sched(s snapshot.Sched) error {
 	p.add("audit", report.Audit)
 	p.loss(report.Loss)
 	return w.write("sched report", p)
+}
+
+// TCP writes the lines of one interval, in the way of IO. The stalls of single
+// connections are not among them: those of the rows would be counted twice.
+func (w *Writer) TCP(s snapshot.TCP) error {
+	s, omitted := rows.TopTCP(s, w.o.Top)
+	report := contract.TCP(s, len(omitted))
+	p := w.begin(report.Interval, contract.TCPRow{}, stall{}, remote{}, contract.TCPConnection{}, stallRan{}, contract.TCPAudit{}, contract.Counter{})
+	for _, r := range report.Rows {
+		p.add("row", r)
+		for _, s := range r.Stalls {
+			p.add("stall", stall{r.Identity, s})
+		}
+		for _, e := range r.Remotes {
+			p.add("remote", remote{r.Identity, e})
+		}
+	}
+	p.omitted(report.OmittedRows)
+	for _, c := range report.Connections {
+		p.add("connection", c)
+	}
+	for _, e := range report.Exemplars {
+		p.add("exemplar", e)
+		for _, r := range e.Ran {
+			p.add("ran", stallRan{e, blame(r)})
+		}
+	}
+	for _, a := range report.Audit {
+		p.add("audit", a)
+	}
+	p.loss(report.Loss)
+	return w.write("tcp report", p)
 }
 
 // part is the lines of one interval.
@@ -173,14 +236,14 @@ func (w *Writer) write(what string, p *part) error {
 
 func (p *part) omitted(rows int) {
 	if rows > 0 {
-		p.add("omitted", counter{"rows", uint64(rows)})
+		p.add("omitted", contract.Counter{Name: "rows", Count: uint64(rows)})
 	}
 }
 
-func (p *part) loss(counters contract.Losses) {
+func (p *part) loss(counters contract.Counters) {
 	for _, c := range counters {
 		if c.Count > 0 {
-			p.add("loss", counter(c))
+			p.add("loss", c)
 		}
 	}
 }

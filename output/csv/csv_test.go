@@ -147,6 +147,7 @@ func TestClosedPipe(t *testing.T) {
 	for report, print := range map[string]func(*csv.Writer) error{
 		"io":    func(w *csv.Writer) error { return w.IO(sample.Idle()) },
 		"sched": func(w *csv.Writer) error { return w.Sched(sample.SchedIdle()) },
+		"tcp":   func(w *csv.Writer) error { return w.TCP(sample.TCPIdle()) },
 	} {
 		w := csv.NewWriter(closed{}, csv.Options{})
 		for range 2 {

@@ -18,7 +18,8 @@ import (
 
 // Options say how much is printed.
 type Options struct {
-	// Top is the number of rows, of slow requests or threads, and of the files of each row's group; 0 prints all.
+	// Top is the number of rows, of slow requests, threads or connections, and of the files or remote ends of each row's
+	// group; 0 prints all.
 	Top int
 }
 
@@ -35,6 +36,13 @@ func IO(w io.Writer, s snapshot.IO, o Options) error {
 func Sched(w io.Writer, s snapshot.Sched, o Options) error {
 	s, omitted := rows.TopSched(s, o.Top)
 	return write(w, "sched report", contract.Sched(s, len(omitted)))
+}
+
+// TCP writes a grouped snapshot as one object of schema culprit.tcp/1, in the
+// way of IO.
+func TCP(w io.Writer, s snapshot.TCP, o Options) error {
+	s, omitted := rows.TopTCP(s, o.Top)
+	return write(w, "tcp report", contract.TCP(s, len(omitted)))
 }
 
 func write(w io.Writer, what string, report any) error {

@@ -141,6 +141,17 @@ type TCPConnection struct {
 	Stalls        []TCPStalls
 }
 
+// Direction is "in" for a connection that was accepted, "out" for one that was opened, and "" where that was not seen.
+func (c TCPConnection) Direction() string {
+	switch {
+	case c.Accepted:
+		return "in"
+	case c.Since.IsZero():
+		return ""
+	}
+	return "out"
+}
+
 // Stalled is how long it stalled altogether, in ns.
 func (c TCPConnection) Stalled() uint64 { return stalled(c.Stalls) }
 

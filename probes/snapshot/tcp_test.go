@@ -200,6 +200,16 @@ func TestTCPLists(t *testing.T) {
 	}
 }
 
+func TestTCPDirection(t *testing.T) {
+	for want, c := range map[string]TCPConnection{
+		"in": {Accepted: true}, "out": {Since: time.Unix(1, 0)}, "": {State: "ESTABLISHED"},
+	} {
+		if got := c.Direction(); got != want {
+			t.Errorf("%+v: %q, want %q", c, got, want)
+		}
+	}
+}
+
 func TestTCPResidual(t *testing.T) {
 	if got := (TCPCounter{Ours: 5, Kernel: 3}).Residual(); got != -2 {
 		t.Errorf("got %d, want -2", got)

@@ -48,13 +48,19 @@ type Latency struct {
 	MaxNS  uint64 `json:"max_ns"`
 }
 
-// Losses is an object of counters in the order in which they are given.
-type Losses []snapshot.Loss
+// Counter is a number that has a name.
+type Counter struct {
+	Name  string `json:"name"`
+	Count uint64 `json:"count"`
+}
+
+// Counters is an object of counters in the order in which they are given.
+type Counters []Counter
 
 // MarshalJSON writes {"name":count,…}; a map would lose the order.
-func (l Losses) MarshalJSON() ([]byte, error) {
+func (cs Counters) MarshalJSON() ([]byte, error) {
 	out := []byte{'{'}
-	for i, c := range l {
+	for i, c := range cs {
 		if i > 0 {
 			out = append(out, ',')
 		}
@@ -69,6 +75,10 @@ func (l Losses) MarshalJSON() ([]byte, error) {
 		out = append(append(append(out, name...), ':'), count...)
 	}
 	return append(out, '}'), nil
+}
+
+func losses(in []snapshot.Loss) Counters {
+	return each(in, func(l snapshot.Loss) Counter { return Counter(l) })
 }
 
 // each is never nil: JSON must say [] and not null.

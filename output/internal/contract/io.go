@@ -12,7 +12,7 @@ type IOReport struct {
 	Rows        []IORow     `json:"rows"`
 	OmittedRows int         `json:"omitted_rows"` // left out by the row limit
 	Devices     []IODevice  `json:"devices"`
-	Loss        Losses      `json:"loss"`
+	Loss        Counters    `json:"loss"`
 	Files       []IOFile    `json:"files,omitempty"`
 	Worst       []IORequest `json:"worst,omitempty"`
 }
@@ -115,7 +115,7 @@ func IO(s snapshot.IO, omitted int) IOReport {
 		Rows:        each(s.Rows, ioRow),
 		OmittedRows: omitted,
 		Devices:     each(s.Devices, ioDevice),
-		Loss:        Losses(s.Loss),
+		Loss:        losses(s.Loss),
 		Files:       each(s.Files, ioFile),
 		Worst:       each(s.Worst, ioRequest),
 	}

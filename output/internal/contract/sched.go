@@ -14,7 +14,7 @@ type SchedReport struct {
 	Threads     []SchedThread `json:"threads,omitempty"`
 	Exemplars   []Exemplar    `json:"exemplars"`
 	Audit       SchedAudit    `json:"audit"`
-	Loss        Losses        `json:"loss"`
+	Loss        Counters      `json:"loss"`
 }
 
 // SchedRow is what one group did on the CPUs and waited for them, summed over
@@ -101,7 +101,7 @@ func Sched(s snapshot.Sched, omitted int) SchedReport {
 			WaitNS: s.Kernel.WaitNS, KernelWaitNS: s.Kernel.KernelWaitNS,
 			ResidualNS: s.Kernel.ResidualNS(), AuditSkewNS: s.Kernel.SkewNS,
 		},
-		Loss: Losses(s.Loss),
+		Loss: losses(s.Loss),
 	}
 }
 
@@ -134,8 +134,10 @@ func schedRow(r snapshot.SchedRow, by snapshot.By) SchedRow {
 func exemplar(w snapshot.SchedWait, by snapshot.By) Exemplar {
 	return Exemplar{
 		At: stamp(w.At), CPU: w.CPU, App: w.Name(by), PID: w.PID, Started: stamp(w.Started), TID: w.TID, WaitNS: w.Wait,
-		Ran: each(w.Ran, func(r snapshot.SchedRan) Ran {
-			return Ran{App: r.Name(by), PID: r.PID, Started: stamp(r.Started), TID: r.TID, NS: r.NS}
-		}),
+		Ran: each(w.Ran, func(r snapshot.SchedRan) Ran { return ran(r, by) }),
 	}
+}
+
+func ran(r snapshot.SchedRan, by snapshot.By) Ran {
+	return Ran{App: r.Name(by), PID: r.PID, Started: stamp(r.Started), TID: r.TID, NS: r.NS}
 }

@@ -115,15 +115,42 @@ func TopSched(s snapshot.Sched, n int) (kept snapshot.Sched, omitted []snapshot.
 	if n <= 0 {
 		return s, nil
 	}
-	rows := s.Rows
-	s.Rows = rows[:min(n, len(rows))]
-	groups := make(map[Key]bool)
-	for _, r := range s.Rows {
-		groups[KeyOf(r.Process, s.By)] = true
+	s.Rows, omitted = first(s.Rows, n)
+	s.Worst = ofRows(s.Worst, s.Rows, s.By, func(w snapshot.SchedWait) snapshot.Process { return w.Process },
+		func(r snapshot.SchedRow) snapshot.Process { return r.Process })
+	s.Threads, _ = first(s.Threads, n)
+	return s, omitted
+}
+
+// TopTCP keeps the first n rows with their first n remote ends, the long stalls
+// of their groups, and the first n connections. It returns the rows that it left
+// out. n = 0 keeps everything.
+func TopTCP(s snapshot.TCP, n int) (kept snapshot.TCP, omitted []snapshot.TCPRow) {
+	if n <= 0 {
+		return s, nil
 	}
-	s.Worst = slices.DeleteFunc(slices.Clone(s.Worst), func(w snapshot.SchedWait) bool {
-		return !groups[KeyOf(w.Process, s.By)]
-	})
-	s.Threads = s.Threads[:min(n, len(s.Threads))]
-	return s, rows[len(s.Rows):]
+	s.Rows, omitted = first(s.Rows, n)
+	s.Rows = slices.Clone(s.Rows)
+	for i := range s.Rows {
+		s.Rows[i].Remotes, _ = first(s.Rows[i].Remotes, n)
+	}
+	s.Worst = ofRows(s.Worst, s.Rows, s.By, func(w snapshot.TCPStall) snapshot.Process { return w.Process },
+		func(r snapshot.TCPRow) snapshot.Process { return r.Process })
+	s.Connections, _ = first(s.Connections, n)
+	return s, omitted
+}
+
+// first are the first n, and the others.
+func first[T any](in []T, n int) (kept, omitted []T) {
+	n = min(n, len(in))
+	return in[:n], in[n:]
+}
+
+// ofRows are those of in that belong to the groups of rows.
+func ofRows[T, R any](in []T, rows []R, by snapshot.By, of func(T) snapshot.Process, group func(R) snapshot.Process) []T {
+	groups := make(map[Key]bool)
+	for _, r := range rows {
+		groups[KeyOf(group(r), by)] = true
+	}
+	return slices.DeleteFunc(slices.Clone(in), func(v T) bool { return !groups[KeyOf(of(v), by)] })
 }

@@ -68,6 +68,20 @@ func TestTopSched(t *testing.T) {
 	}
 }
 
+func TestTopTCP(t *testing.T) {
+	in := sample.TCPConnections(snapshot.ByApp)
+	for n, want := range map[int][5]int{0: {7, 0, 5, 6, 3}, 1: {1, 6, 2, 1, 1}, 2: {2, 5, 5, 2, 2}, 9: {7, 0, 5, 6, 3}} {
+		kept, omitted := rows.TopTCP(in, n)
+		got := [5]int{len(kept.Rows), len(omitted), len(kept.Worst), len(kept.Connections), len(kept.Rows[0].Remotes)}
+		if got != want {
+			t.Errorf("top %d: %v rows, omitted, stalls, connections and remote ends, want %v", n, got, want)
+		}
+	}
+	if len(in.Worst) != 5 || len(in.Rows[0].Remotes) != 3 {
+		t.Error("the snapshot was changed")
+	}
+}
+
 // A pid that was used again is another group.
 func TestKey(t *testing.T) {
 	p := snapshot.Process{PID: 7, Started: time.Unix(1, 0), App: "a"}
