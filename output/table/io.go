@@ -46,9 +46,7 @@ func (t *Table) IO(s snapshot.IO) error {
 	for _, l := range lines {
 		line(&b, columns, l.IORow)
 	}
-	if len(omitted) > 0 {
-		more(&b, t.width(), omitted, s.By)
-	}
+	t.moreIO(&b, omitted, s.By)
 	if !throttled {
 		t.throttled(&b, s.By, lines)
 	}
@@ -57,18 +55,15 @@ func (t *Table) IO(s snapshot.IO) error {
 	return t.write("io report", &b)
 }
 
-// more says what the row limit left out.
-func more(b *bytes.Buffer, width int, omitted []snapshot.IORow, by snapshot.By) {
+// moreIO says what the row limit left out.
+func (t *Table) moreIO(b *bytes.Buffer, omitted []snapshot.IORow, by snapshot.By) {
 	var sum snapshot.IOCounts
 	for _, r := range omitted {
 		sum.ReadBytes += r.ReadBytes()
 		sum.WriteBytes += r.WriteBytes()
 		sum.DiscardBytes += r.DiscardBytes
 	}
-	wrap(b, width, "… "+plural(uint64(len(rows.Lines(omitted, by))), "more row")+":", []string{
-		size(sum.ReadBytes) + " read,", size(sum.WriteBytes) + " written,", size(sum.DiscardBytes) + " discarded",
-		"(-n 0 shows all)",
-	})
+	t.more(b, len(rows.Lines(omitted, by)), size(sum.ReadBytes)+" read,", size(sum.WriteBytes)+" written,", size(sum.DiscardBytes)+" discarded")
 }
 
 // ioColumns are the columns that the width has room for, and whether the one of
@@ -190,15 +185,11 @@ func (t *Table) throttled(b *bytes.Buffer, by snapshot.By, lines []rows.Line) {
 	lines = slices.DeleteFunc(slices.Clone(lines), func(l rows.Line) bool { return l.ThrottledNS == 0 })
 	slices.SortStableFunc(lines, func(a, b rows.Line) int { return cmp.Compare(b.ThrottledNS, a.ThrottledNS) })
 	var who []string
-	for i, l := range lines {
-		word := label(l.Process, by, nameWidth) + " " + duration(l.ThrottledNS)
-		if i < len(lines)-1 {
-			word += ","
-		}
-		who = append(who, word)
+	for _, l := range lines {
+		who = append(who, label(l.Process, by, nameWidth)+" "+duration(l.ThrottledNS))
 	}
 	if len(who) > 0 {
-		wrap(b, t.width(), "throttled for dirtying too fast:", who)
+		wrap(b, t.width(), "throttled for dirtying too fast:", commas(who))
 	}
 }
 
@@ -250,18 +241,16 @@ func verdict(d snapshot.IODevice, in []snapshot.IORow) []string {
 	}
 	words[len(words)-1] += ";"
 	var sum uint64
-	reasons := []string{"unattributed:"}
+	var reasons []string
 	for _, r := range in {
 		reason, ok := strings.CutPrefix(r.App, "[unattributed: ")
 		if ok && r.Device == d.Device && r.Bytes() > 0 {
 			sum += r.Bytes()
-			reasons = append(reasons, size(r.Bytes())+" "+text.Escape(strings.TrimSuffix(reason, "]"))+",")
+			reasons = append(reasons, size(r.Bytes())+" "+text.Escape(strings.TrimSuffix(reason, "]")))
 		}
 	}
 	if sum != d.UnattributedBytes { // a filter left the reasons' rows out
 		return append(words, size(d.UnattributedBytes)+" unattributed")
 	}
-	last := &reasons[len(reasons)-1]
-	*last = strings.TrimSuffix(*last, ",")
-	return append(words, reasons...)
+	return append(append(words, "unattributed:"), commas(reasons)...)
 }

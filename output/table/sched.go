@@ -53,7 +53,7 @@ func (t *Table) schedColumns(by snapshot.By) []column[snapshot.SchedRow] {
 		return column[R]{head, durationWidth, true, func(r R) string { return duration(r.Latency.Quantile(q)) }}
 	}
 	columns := []column[R]{
-		groupColumn(by, nameWidth),
+		groupColumn(by, nameWidth, ofSched),
 		{"WAITS", countWidth, true, func(r R) string { return count(r.Latency.Count()) }},
 		waitColumn(),
 		{"%WALL", shareWidth, true, func(r R) string { return share(r.Wait(), r.Wall()) }},
@@ -67,7 +67,7 @@ func (t *Table) schedColumns(by snapshot.By) []column[snapshot.SchedRow] {
 	// Names are worth more than a further number.
 	grow := min(room, 16)
 	room -= grow
-	columns[0] = groupColumn(by, nameWidth+grow/2)
+	columns[0] = groupColumn(by, nameWidth+grow/2, ofSched)
 	for _, c := range []column[R]{
 		{"ON-CPU", durationWidth, true, func(r R) string { return duration(r.OnCPU) }},
 		{"WAITING", 7, true, func(r R) string { return duration(r.Waiting) }},
@@ -86,11 +86,7 @@ func (t *Table) schedColumns(by snapshot.By) []column[snapshot.SchedRow] {
 	return append(columns, column[R]{"CULPRIT", culprit, false, func(r R) string { return worst(r, by, culprit) }})
 }
 
-func groupColumn(by snapshot.By, width int) column[snapshot.SchedRow] {
-	return column[snapshot.SchedRow]{nameHead(by), width, false, func(r snapshot.SchedRow) string {
-		return name(r.Process, by, width)
-	}}
-}
+func ofSched(r snapshot.SchedRow) snapshot.Process { return r.Process }
 
 func waitColumn() column[snapshot.SchedRow] {
 	return column[snapshot.SchedRow]{"WAIT", durationWidth, true, func(r snapshot.SchedRow) string { return duration(r.Wait()) }}
@@ -108,14 +104,11 @@ func worst(r snapshot.SchedRow, by snapshot.By, width int) string {
 
 // moreWaits says what the row limit left out.
 func (t *Table) moreWaits(b *bytes.Buffer, omitted []snapshot.SchedRow) {
-	if len(omitted) == 0 {
-		return
-	}
 	var sum uint64
 	for _, r := range omitted {
 		sum += r.Wait()
 	}
-	wrap(b, t.width(), "… "+plural(uint64(len(omitted)), "more row")+":", []string{duration(sum) + " waited", "(-n 0 shows all)"})
+	t.more(b, len(omitted), duration(sum)+" waited")
 }
 
 // auditWaits prints the kernel's sum of all waits, culprit's, and whether they agree.
@@ -150,11 +143,5 @@ func (t *Table) unexplained(b *bytes.Buffer, s snapshot.Sched) {
 			reasons = append(reasons, fmt.Sprintf("%s (%s%%) %s", duration(c.NS), share(c.NS, sum), text.Escape(c.App)))
 		}
 	}
-	if len(reasons) == 0 {
-		return
-	}
-	for i := range reasons[1:] {
-		reasons[i] += ","
-	}
-	wrap(b, t.width(), "charged to nobody:", reasons)
+	t.nobody(b, reasons)
 }

@@ -38,7 +38,7 @@ func (t *Table) SchedMatrix(s snapshot.Sched) error {
 // matrixColumns are those of the first culprits, as many as the width has room for.
 func (t *Table) matrixColumns(by snapshot.By, culprits []snapshot.Culprit) []column[snapshot.SchedRow] {
 	type R = snapshot.SchedRow
-	group := groupColumn(by, nameWidth+min(t.width()-minWidth, 8))
+	group := groupColumn(by, nameWidth+min(t.width()-minWidth, 8), ofSched)
 	room := t.width() - total([]column[R]{group, waitColumn()})
 	others := 1 + durationWidth
 	n := len(culprits)

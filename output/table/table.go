@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -25,7 +26,7 @@ const minWidth = 80
 type Table struct {
 	W          io.Writer
 	Width      int  // terminal columns
-	Top        int  // rows, slow requests or threads, and files of each row's group; 0 prints all
+	Top        int  // rows, slow requests, threads or connections, and files or remote ends of each row's group; 0 prints all
 	Timestamps bool // precede each interval by a line with its time and length
 
 	written bool
@@ -73,6 +74,29 @@ func (t *Table) lost(b *bytes.Buffer, counters []snapshot.Loss) {
 	if len(lost) > 0 {
 		wrap(b, t.width(), "lost:", lost)
 	}
+}
+
+// more says how many rows the limit left out, and what they did.
+func (t *Table) more(b *bytes.Buffer, rows int, did ...string) {
+	if rows > 0 {
+		wrap(b, t.width(), "… "+plural(uint64(rows), "more row")+":", append(did, "(-n 0 shows all)"))
+	}
+}
+
+// nobody says what could be charged to nobody, and why.
+func (t *Table) nobody(b *bytes.Buffer, reasons []string) {
+	if len(reasons) > 0 {
+		wrap(b, t.width(), "charged to nobody:", commas(reasons))
+	}
+}
+
+// commas ends all words but the last with one.
+func commas(words []string) []string {
+	out := slices.Clone(words)
+	for i := range len(out) - 1 {
+		out[i] += ","
+	}
+	return out
 }
 
 // column is one column of a table of T. A cell longer than the column is cut.
@@ -179,6 +203,11 @@ func pid(p snapshot.Process, by snapshot.By) string {
 		return strconv.Itoa(p.PID)
 	}
 	return ""
+}
+
+// groupColumn is that of the groups' names.
+func groupColumn[T any](by snapshot.By, width int, of func(T) snapshot.Process) column[T] {
+	return column[T]{nameHead(by), width, false, func(v T) string { return name(of(v), by, width) }}
 }
 
 func nameHead(by snapshot.By) string {
