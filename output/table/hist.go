@@ -41,12 +41,26 @@ func requests(what string, l snapshot.IOLatency) distribution {
 func (t *Table) SchedHist(s snapshot.Sched, top int) error {
 	var drawings []drawing
 	for _, r := range s.Rows {
-		h := r.Latency
-		drawings = append(drawings, drawing{label(r.Process, s.By, t.width()), []distribution{{h, fmt.Sprintf(
-			"%s waits: p50 %s, p99 %s, p99.9 %s, max %s", count(h.Count()), duration(h.Quantile(0.5)),
-			duration(h.Quantile(0.99)), duration(h.Quantile(0.999)), duration(h.Max))}}})
+		drawings = append(drawings, drawing{label(r.Process, s.By, t.width()), []distribution{quantiles("waits", r.Latency)}})
 	}
 	return t.hist("wait histogram", drawings, top, "no waits to draw: nobody waited for a CPU")
+}
+
+// TCPHist draws, of the connections of the first top groups (0: of all), how long
+// round trips took, connecting, and waiting for the first byte, as Hist does.
+func (t *Table) TCPHist(s snapshot.TCP, top int) error {
+	var drawings []drawing
+	for _, r := range s.Rows {
+		drawings = append(drawings, drawing{label(r.Process, s.By, t.width()), []distribution{
+			quantiles("round trips", r.RTT), quantiles("times to connect", r.Connect), quantiles("times to the first byte", r.FirstByte),
+		}})
+	}
+	return t.hist("round-trip histogram", drawings, top, "no round trips to draw: none was measured")
+}
+
+func quantiles(what string, h snapshot.Histogram) distribution {
+	return distribution{h, fmt.Sprintf("%s %s: p50 %s, p99 %s, p99.9 %s, max %s", count(h.Count()), what,
+		duration(h.Quantile(0.5)), duration(h.Quantile(0.99)), duration(h.Quantile(0.999)), duration(h.Max))}
 }
 
 // distribution is a histogram and what there is to say of it.
