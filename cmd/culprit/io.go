@@ -54,8 +54,8 @@ filter must all accept a process; of one kind, one value must.`,
 			if err := f.parse(args, snapshot.IOSorts); err != nil {
 				return err
 			}
-			if f.hist && f.format != "table" {
-				return usagef("--hist draws in tables, but the format is %s, which has the quantiles: leave one of them out", f.format)
+			if err := f.tableOnly("hist", f.hist); err != nil {
+				return err
 			}
 			return f.run(cmd.OutOrStdout(), cmd.ErrOrStderr(), f.tables(), f.attach)
 		},

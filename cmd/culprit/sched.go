@@ -1,6 +1,8 @@
 package main
 
 import (
+	"cmp"
+
 	"github.com/spf13/cobra"
 
 	"culprit/output/csv"
@@ -55,10 +57,8 @@ exited since are added up by name among the culprits.`,
 			if err := f.parse(args, snapshot.SchedSorts); err != nil {
 				return err
 			}
-			for flag, on := range map[string]bool{"hist": f.hist, "matrix": f.matrix} {
-				if on && f.format != "table" {
-					return usagef("--%s draws in tables, but the format is %s, which has the numbers: leave one of them out", flag, f.format)
-				}
+			if err := cmp.Or(f.tableOnly("hist", f.hist), f.tableOnly("matrix", f.matrix)); err != nil {
+				return err
 			}
 			return f.run(cmd.OutOrStdout(), cmd.ErrOrStderr(), f.tables(), f.attach)
 		},

@@ -121,6 +121,14 @@ func (f *watchFlags) parse(args, sorts []string) error {
 	return f.filters.check()
 }
 
+// tableOnly refuses a flag that draws in another format.
+func (f *watchFlags) tableOnly(flag string, on bool) error {
+	if on && f.format != "table" {
+		return usagef("--%s draws in tables, but the format is %s, which has the numbers: leave one of them out", flag, f.format)
+	}
+	return nil
+}
+
 // sameInterrupt is how long after a signal another one is taken for the same: timeout(1), for one, sends it twice.
 const sameInterrupt = 300 * time.Millisecond
 
