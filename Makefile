@@ -8,7 +8,7 @@ PREFIX = /usr/local
 help:            ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-16s %s\n", $$1, $$2}' Makefile
 
-run: build       ## watch this machine for ten seconds, as root: who uses the disks
+run: build       ## watch this machine for ten seconds, as root
 	bin/culprit summary
 
 build:           ## bin/culprit, static; needs Go alone

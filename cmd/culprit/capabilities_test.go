@@ -114,6 +114,7 @@ func output(t *testing.T, cmd *exec.Cmd) []byte {
 func TestOrdinaryUsers(t *testing.T) {
 	needRoot(t)
 	write(t)
+	inBackground(t, talking())
 	users := callers(t)[1:]
 	if testing.Short() {
 		users = users[:1] // how it came to its capabilities makes little difference to a command
@@ -127,7 +128,9 @@ func TestOrdinaryUsers(t *testing.T) {
 				{"io 0.2 2 --format csv", `(?m)^start,`},
 				{"sched --matrix --time --threads --worst --hist --duration 0.5s -n 0", `(?s)\ndd .*\nAUDIT .*\nENDED `},
 				{"sched 0.2 2 --format csv --by pid", `(?m)^start,`},
-				{"summary --duration 0.5s -n 0", `(?s)\ndd .*books balance.*\ndd .*\nAUDIT `},
+				{"tcp --stalls --connections --peers --worst --hist --duration 0.5s -n 0", `(?s)\ntalk .* nagle.*\nAUDIT .*\ntalk +nagle_delayed_ack .*\nENDED `},
+				{"tcp 0.2 2 --format csv --by pid", `(?m)^start,`},
+				{"summary --duration 0.5s -n 0", `(?s)\ndd .*books balance.*\ndd .*\nAUDIT .*\ntalk .*\nAUDIT `},
 				{"doctor", `(?m)^  ok       load .*\n`},
 			} {
 				if out := output(t, u.command(strings.Fields(c.args)...)); !regexp.MustCompile(c.want).Match(out) {

@@ -52,9 +52,10 @@ func run(args []string, stdout, stderr io.Writer) int {
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "culprit",
-		Short: "Which application causes the disk I/O, and how long it waits",
+		Short: "Which application causes disk I/O, waits for CPUs, and stalls in TCP",
 		Long: `culprit charges disk I/O to the application that caused it, also when a kernel
-thread writes it back half a minute later. Each report ends with an audit: the
+thread writes it back half a minute later, waits for a CPU to whoever had it, and
+pauses of TCP connections to what caused them. Each report ends with an audit: the
 kernel's own counters, culprit's sums, and what is left between them.
 
 It needs root, or the capabilities CAP_BPF and CAP_PERFMON; culprit doctor says

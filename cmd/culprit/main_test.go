@@ -17,7 +17,12 @@ import (
 // bin is the directory of the program as users build it. Others than root must be able to run it.
 var bin string
 
-func TestMain(m *testing.M) { os.Exit(testMain(m)) }
+func TestMain(m *testing.M) {
+	if filepath.Base(os.Args[0]) == talker {
+		os.Exit(talk(os.Args[1:]))
+	}
+	os.Exit(testMain(m))
+}
 
 func testMain(m *testing.M) int {
 	// Under nohup(1), the programs that are tested would ignore the signal, too.
@@ -30,13 +35,13 @@ func testMain(m *testing.M) int {
 	if err := os.Chmod(bin, 0o755); err != nil {
 		panic(err)
 	}
+	if err := copyProgram("/proc/self/exe", talker); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	// Elsewhere than where it can be built, it is brought along.
 	if built := os.Getenv("CULPRIT_TEST_PROGRAM"); built != "" {
-		program, err := os.ReadFile(built)
-		if err == nil {
-			err = os.WriteFile(filepath.Join(bin, "culprit"), program, 0o755)
-		}
-		if err != nil {
+		if err := copyProgram(built, "culprit"); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
@@ -49,6 +54,15 @@ func testMain(m *testing.M) int {
 		return 1
 	}
 	return m.Run()
+}
+
+// copyProgram puts a program where others than root can run it.
+func copyProgram(file, name string) error {
+	program, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(bin, name), program, 0o755)
 }
 
 func program() string { return filepath.Join(bin, "culprit") }

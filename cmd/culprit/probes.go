@@ -8,6 +8,7 @@ import (
 	ioprobe "culprit/probes/io"
 	"culprit/probes/owner"
 	"culprit/probes/sched"
+	"culprit/probes/tcp"
 )
 
 // probes is the one list of what culprit attaches: each is a C file in bpf and a
@@ -24,5 +25,8 @@ var probes = []struct {
 	}},
 	{"sched", sched.Check, newSched, func(f filters) attach {
 		return (&schedFlags{watchFlags: watchFlags{filters: f}, worst: true}).attach
+	}},
+	{"tcp", tcp.Check, newTCP, func(f filters) attach {
+		return (&tcpFlags{watchFlags: watchFlags{filters: f}, connections: true, worst: true, minStall: defaultMinStall}).attach
 	}},
 }
