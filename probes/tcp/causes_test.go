@@ -193,7 +193,7 @@ var provoked = []cause{
 	{
 		cause: snapshot.ReaderNotReading, of: "server", least: 9, most: 11, each: [2]time.Duration{40 * ms, 53 * ms},
 		network: testnet2,
-		client:  send(100_000, func(s *testnet.Send) { s.Chunk, s.Pause, s.Socket.NoDelay = 1000, 5 * ms, true }),
+		client:  send(100_000, func(s *testnet.Send) { s.Chunk, s.Pause, s.Socket.NoDelay = 1000, 5*ms, true }),
 		server:  receive(func(r *testnet.Receive) { r.Pause = 50 * ms }),
 	},
 	{

@@ -212,7 +212,7 @@ func (p *Probe) take(slot uint32, c bpfConn) {
 			r.port = other.Port()
 		}
 		sum := t.remotes[r]
-		t.remotes[r] = snapshot.TCPRemote{Address: r.address, Port: r.port, Sent: sum.Sent + traffic.Sent, Recv: sum.Recv + traffic.Received}
+		t.remotes[r] = snapshot.TCPRemote{Address: r.address, Port: r.port, Sent: sum.Sent + traffic.Sent, Received: sum.Received + traffic.Received}
 	}
 	stalls := p.stallsSince(c, was)
 	for _, s := range stalls {
@@ -320,7 +320,7 @@ func (p *Probe) Read() (snapshot.TCP, error) {
 	if err != nil {
 		return snapshot.TCP{}, err
 	}
-	s := snapshot.TCP{Start: p.start, End: time.Now(), By: snapshot.ByPID}
+	s := snapshot.TCP{Start: p.start, End: time.Now(), By: snapshot.ByPID, MinStall: uint64(p.options.StallMin)}
 	p.start = s.End
 	err = p.used(func(slot uint32, c bpfConn) error {
 		p.take(slot, c)

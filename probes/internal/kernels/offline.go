@@ -16,6 +16,7 @@ import (
 	ioprobe "culprit/probes/io"
 	"culprit/probes/owner"
 	"culprit/probes/sched"
+	"culprit/probes/tcp"
 )
 
 // object is what a probe loads into the kernel.
@@ -29,6 +30,7 @@ var objects = []object{
 	{"owner", func(*btf.Spec) (*ebpf.CollectionSpec, error) { return owner.Spec() }, owner.Check},
 	{"io", ioprobe.Spec, ioprobe.Check},
 	{"sched", sched.Spec, sched.Check},
+	{"tcp", tcp.Spec, tcp.Check},
 }
 
 // finding is something that an object asks of a kernel and does not get.
