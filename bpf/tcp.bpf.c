@@ -4,7 +4,7 @@
  *
  * What went over a connection is in the socket's own counters (struct tcp_sock), read when user space asks
  * (list_conns) and when the socket goes (tcp_destroy_sock): no event is needed for it. Whose it is: the opener's; of an
- * accepted one, the listener's until somebody uses it; then whoever uses it.
+ * accepted one, the listener's until somebody uses it; then whoever uses it. Each has the bytes that it wrote and read.
  *
  * Stalls are found where they end. tcp_probe comes with each segment of an established connection, before the
  * kernel looks at it: so the socket still tells what it has been waiting for. What the retransmission timer did is
@@ -24,6 +24,9 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 const volatile __u64 least_stall = 5000000;
 
 const volatile bool keep_worst;
+
+/* What the kernel's timers count in. */
+const volatile __u64 tick_ns;
 
 /* Since 6.17 tcp_retransmit_skb tells of failed attempts, too, and with them of an error. */
 const volatile bool retransmit_tells_error;
@@ -172,10 +175,11 @@ static __always_inline __u32 sender_waited_for(struct conn *c, struct sock *sk, 
 		return STALL_RECEIVE_WINDOW;
 	if (sk->sk_pacing_status && tp->tcp_wstamp_ns > now)
 		return 0; /* told of when it began */
+	if (flight < tp->snd_cwnd && is_held_by_nagle(tp, unsent))
+		return STALL_NAGLE_DELAYED_ACK;
+	/* The latter: there was room for less than is worth sending (tcp_tso_should_defer(), net/ipv4/tcp_output.c). */
 	if (flight >= tp->snd_cwnd || BPF_CORE_READ_BITFIELD(tp, is_cwnd_limited))
 		return c->restart ? STALL_SLOW_START_RESTART : STALL_CWND_LIMITED;
-	if (is_held_by_nagle(tp, unsent))
-		return STALL_NAGLE_DELAYED_ACK;
 	if (BPF_CORE_READ_BITFIELD(tp, nonagle) & TCP_NAGLE_CORK)
 		return 0; /* the application holds it back */
 	return STALL_UNEXPLAINED;
@@ -196,6 +200,61 @@ static __always_inline void conn_move(struct conn *c, __u32 una, __u32 nxt, __u6
 	}
 }
 
+/*
+ * The peer waited for the acknowledgement if it goes on at once, without having got anything else. It may also have
+ * gone on by chance, if it sends something now and then: less than three in a row do not count.
+ */
+static __noinline int delack_ended(struct conn *c, struct tcp_sock *tp, const struct segment *s, __u64 now)
+{
+	__u64 took = c->delack_at - c->delack_since, at_once = (__u64)tp->rtt_min.s[0].v * 1500 + 300000;
+
+	if (s->payload && c->delack_nxt == tp->snd_nxt && now - c->delack_at < at_once) {
+		c->delacks++;
+		if (c->delacks == 1) {
+			c->delack_before[0] = took;
+		} else if (c->delacks == 2) {
+			c->delack_before[1] = took;
+		} else {
+			if (c->delacks == 3) {
+				stalled(c, STALL_DELAYED_ACK, now, c->delack_before[0], 0);
+				stalled(c, STALL_DELAYED_ACK, now, c->delack_before[1], 0);
+			}
+			stalled(c, STALL_DELAYED_ACK, now, took, 0);
+		}
+	} else {
+		c->delacks = 0;
+	}
+	c->delack_at = 0;
+	return 0;
+}
+
+/* If the peer had what a loss probe sent again, and says so (RFC 2883), it was late to acknowledge it, and nothing was lost. */
+static __always_inline bool is_probe_spurious(struct conn *c, struct tcp_sock *tp)
+{
+	return tp->dsack_dups != c->probe_dsacks;
+}
+
+static __noinline int probe_ended(struct conn *c, struct tcp_sock *tp)
+{
+	if (!is_probe_spurious(c, tp))
+		stalled(c, STALL_TAIL_LOSS_PROBE, c->probed_at, c->probed, tp->write_seq - tp->snd_una);
+	c->probed = 0;
+	return 0;
+}
+
+/* What the peer says of the probe comes within a round trip, but perhaps after the acknowledgement that was late. */
+static __noinline int probe_check(struct conn *c, struct tcp_sock *tp)
+{
+	if (c->probed && c->last - c->probed_at > (__u64)tp->rtt_min.s[0].v * 2000 + 1000000)
+		probe_ended(c, tp);
+	if (is_probe_spurious(c, tp)) {
+		c->probed = 0;
+		if (c->loss == STALL_TAIL_LOSS_PROBE)
+			c->loss = 0;
+	}
+	return 0;
+}
+
 /* Where a stall may have ended: the rare part of segment_in. */
 static __noinline int segment_check(struct conn *c, struct sock *sk, struct sk_buff *skb, struct tcp_sock *tp)
 {
@@ -204,18 +263,19 @@ static __noinline int segment_check(struct conn *c, struct sock *sk, struct sk_b
 	struct segment s;
 
 	segment_read(&s, skb, tp);
-	if (c->delack_at) {
-		/* The peer waited for the acknowledgement if it goes on at once, without having got anything else. */
-		if (s.payload && c->delack_nxt == tp->snd_nxt && now - c->delack_at < (((__u64)tp->srtt_us >> 3) * 1000 * 2) + 3000000)
-			stalled(c, STALL_DELAYED_ACK, now, c->delack_at - c->delack_since, 0);
-		c->delack_at = 0;
-	}
+	if (c->delack_at)
+		delack_ended(c, tp, &s, now);
 	if (c->loss) {
-		if (before(tp->snd_una, s.ack)) {
+		if (!before(tp->snd_una, s.ack))
+			return 0;
+		if (c->loss == STALL_TAIL_LOSS_PROBE) {
+			c->probed = now - c->loss_since;
+			c->probed_at = now;
+		} else {
 			stalled(c, c->loss, now, now - c->loss_since, tp->write_seq - tp->snd_una);
-			c->loss = 0;
-			c->doubt = 0;
 		}
+		c->loss = 0;
+		c->doubt = 0;
 		return 0;
 	}
 	if (c->zero_since || (!tp->snd_wnd && unsent && !tp->packets_out)) {
@@ -242,6 +302,41 @@ static __noinline int segment_check(struct conn *c, struct sock *sk, struct sk_b
 	return 0;
 }
 
+static __always_inline bool is_kernels(struct sock *sk, struct tcp_sock *tp)
+{
+	return BPF_CORE_READ_BITFIELD(sk, sk_kern_sock) && !tp->is_mptcp;
+}
+
+/*
+ * A connection that is older than the probe, and that no process had a file of: nobody has accepted it yet, it is on its way to somebody through a
+ * Unix socket, or it is the kernel's. So many bytes have just been written to it.
+ */
+static __noinline struct conn *conn_found_late(struct sock *sk, __u32 written)
+{
+	struct tcp_sock *tp = tcp_of(sk);
+	struct conn_counts before = {};
+	__u64 now = bpf_ktime_get_ns();
+
+	if (!tp || bpf_sk_storage_get(&conn_refs, sk, 0, 0)) /* no slot was left for it */
+		return NULL;
+	conn_count(&before, as_number(sk));
+	if (written)
+		count_written(&before, tp, written);
+	if (is_kernels(sk, tp))
+		return conn_at(conn_begin(sk, &before, OWNER_KERNEL, 0, now));
+	return conn_at(conn_begin(sk, &before, OWNER_UNATTRIBUTED_SOCKET, CONN_PROVISIONAL, now));
+}
+
+/*
+ * Whether the congestion window fell because the connection had sent nothing for a while (tcp_slow_start_after_idle_check(),
+ * include/net/tcp.h), and not for a loss. Congestion controls that set it themselves, as bbr, don't.
+ */
+static __always_inline bool is_restarted(struct tcp_sock *tp, __u64 idle)
+{
+	return (__s64)idle > (__s64)(tp->inet_conn.icsk_rto * tick_ns) && !BPF_CORE_READ_BITFIELD(tp, inet_conn.icsk_ca_state) &&
+	       !tp->retrans_out && !tp->inet_conn.icsk_ca_ops->cong_control;
+}
+
 /*
  * A segment has come in, and the kernel has not looked at it: the socket is as it was all the time since the last
  * segment was received or sent.
@@ -251,22 +346,30 @@ int BPF_PROG(segment_in, struct sock *sk, struct sk_buff *skb)
 {
 	struct conn *c = conn_of(sk);
 	struct tcp_sock *tp;
-	__u64 now, sent;
+	__u64 now, sent, idle;
 	__u32 owner;
 	struct tcp_process *p;
 
 	if (!c)
+		c = conn_found_late(sk, 0);
+	if (!c)
 		return 0;
-	tp = bpf_skc_to_tcp_sock(sk);
+	tp = tcp_of(sk);
 	if (!tp)
 		return 0;
 	now = bpf_ktime_get_ns();
 	sent = tp->tcp_wstamp_ns; /* with pacing, when the next one may be */
 	conn_move(c, tp->snd_una, tp->snd_nxt, sent, now);
+	idle = sent - c->last;
 	c->last = now;
 	c->segs = tp->segs_in;
-	if (tp->copied_seq == tp->rcv_nxt)
+	if (c->probed || c->loss == STALL_TAIL_LOSS_PROBE)
+		probe_check(c, tp);
+	if (tp->copied_seq == tp->rcv_nxt) {
 		c->ready = now;
+		if (c->reader)
+			c->read_delay = run_delay_of(c->reader);
+	}
 	if (tp->rack.mstamp != c->rack) {
 		c->rack = tp->rack.mstamp;
 		owner = c->owner;
@@ -274,14 +377,13 @@ int BPF_PROG(segment_in, struct sock *sk, struct sk_buff *skb)
 		if (p) {
 			__u64 rtt = (__u64)tp->rack.rtt_us * 1000;
 
-			hist_add(&p->rtt, rtt);
-			__sync_fetch_and_add(&p->rtt_ns, rtt);
+			if (hist_add(&p->rtt, rtt))
+				__sync_fetch_and_add(&p->rtt_ns, rtt);
 			max_add(&p->rtt_max, rtt);
 		}
 	}
-	/* Slow start after idle (tcp_cwnd_restart(), net/ipv4/tcp_output.c): the window fell, and nothing was lost. */
 	if (tp->snd_cwnd != c->cwnd) {
-		if (tp->snd_cwnd < c->cwnd && BPF_CORE_READ_BITFIELD(tp, inet_conn.icsk_ca_state) == 0 && !tp->retrans_out)
+		if (tp->snd_cwnd < c->cwnd && is_restarted(tp, idle))
 			c->restart = c->cwnd;
 		else if (tp->snd_cwnd >= c->restart)
 			c->restart = 0;
@@ -311,7 +413,7 @@ int BPF_PROG(segment_again, struct sock *sk)
 		c->failed_retransmits++;
 		return 0;
 	}
-	tp = bpf_skc_to_tcp_sock(sk);
+	tp = tcp_of(sk);
 	if (!tp)
 		return 0;
 	now = bpf_ktime_get_ns();
@@ -331,6 +433,11 @@ int BPF_PROG(segment_again, struct sock *sk)
 	if (!c->loss)
 		c->loss_since = since;
 	c->loss = cause;
+	if (cause == STALL_TAIL_LOSS_PROBE) {
+		if (c->probed)
+			probe_ended(c, tp);
+		c->probe_dsacks = tp->dsack_dups;
+	}
 	return 0;
 }
 
@@ -415,49 +522,42 @@ static __always_inline void learn_timers(struct sock *sk, struct tcp_sock *tp)
 		write_timer = (__u64)BPF_CORE_READ(sk, tcp_retransmit_timer.function);
 }
 
-static __always_inline bool is_kernels(struct sock *sk, struct tcp_sock *tp)
-{
-	return BPF_CORE_READ_BITFIELD(sk, sk_kern_sock) && !tp->is_mptcp;
-}
-
 static __always_inline __u32 owner_of_current(void)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
-	struct task_context *c = task_context(task);
+	struct task_context *c = task_context(bpf_get_current_task_btf());
 
-	if (!c)
-		return OWNER_UNATTRIBUTED_PROCESS_TABLE_FULL;
-	if (!c->read_delay)
-		c->read_delay = task->sched_info.run_delay | 1;
-	return c->owner;
+	return c ? c->owner : OWNER_UNATTRIBUTED_PROCESS_TABLE_FULL;
 }
 
-/* Somebody else than its owner uses a connection: it is theirs from now on. */
-static __noinline int conn_handed_over(struct conn *c, struct sock *sk, __u32 owner)
+/* Somebody else than its owner uses a connection, and has read, or written so many bytes: it is theirs. */
+static __noinline int conn_handed_over(struct conn *c, struct sock *sk, __u32 owner, __u32 written)
 {
 	__u64 now = bpf_ktime_get_ns();
 	struct tcp_sock *tp;
 	struct conn *new;
 	__u32 flags;
 
+	/* A thread of the kernel acts on behalf of somebody, as for Multipath TCP, or on the kernel's own. */
+	if (c->owner == OWNER_KERNEL || bpf_get_current_task_btf()->flags & PF_KTHREAD)
+		return 0;
 	if (c->flags & CONN_PROVISIONAL) {
 		c->owner = owner;
 		c->flags &= ~CONN_PROVISIONAL;
 		return 0;
 	}
-	tp = bpf_skc_to_tcp_sock(sk);
-	if (!tp || c->owner == OWNER_KERNEL || bpf_get_current_task_btf()->flags & PF_KTHREAD)
+	tp = tcp_of(sk);
+	if (!tp || c->closed)
 		return 0;
 	flags = (c->flags & (CONN_OPENED | CONN_ACCEPTED)) | CONN_MOVED_IN;
-	new = conn_at(conn_begin(sk, tp, owner, flags, now));
-	if (!new) {
-		lose(LOSS_HANDOVERS_MISSED);
+	conn_settle(c, tp, written);
+	new = conn_at(conn_begin(sk, &c->now, owner, flags, now));
+	if (!new)
 		return 0;
-	}
 	new->established = c->established;
 	new->first_byte = c->first_byte;
 	c->flags |= CONN_MOVED_OUT;
-	conn_end(c, tp, now);
+	barrier();
+	c->ended = now;
 	return 0;
 }
 
@@ -471,7 +571,7 @@ int BPF_PROG(state_changed, struct sock *sk, int from, int to)
 
 	if (sk->sk_protocol != IPPROTO_TCP)
 		return 0;
-	tp = bpf_skc_to_tcp_sock(sk);
+	tp = tcp_of(sk);
 	if (!tp)
 		return 0;
 	now = bpf_ktime_get_ns();
@@ -488,36 +588,49 @@ int BPF_PROG(state_changed, struct sock *sk, int from, int to)
 	c = conn_of(sk);
 	if (to == TCP_SYN_SENT) {
 		if (c) /* one that failed is tried again */
-			conn_end(c, tp, now);
-		conn_begin(sk, tp, is_kernels(sk, tp) ? OWNER_KERNEL : owner_of_current(), CONN_OPENED, now);
+			conn_end(c, now);
+		conn_begin(sk, NULL, is_kernels(sk, tp) ? OWNER_KERNEL : owner_of_current(), CONN_OPENED, now);
 		return 0;
 	}
 	if (to == TCP_SYN_RECV && from != TCP_SYN_SENT) {
 		ref = bpf_sk_storage_get(&conn_refs, sk, 0, 0);
-		conn_begin(sk, tp, ref ? ref->owner : OWNER_UNATTRIBUTED_SOCKET, CONN_ACCEPTED | CONN_PROVISIONAL, now);
+		conn_begin(sk, NULL, ref ? ref->owner : OWNER_UNATTRIBUTED_SOCKET, CONN_ACCEPTED | CONN_PROVISIONAL, now);
 		return 0;
 	}
 	if (!c)
 		return 0;
 	c->state = to;
+	if (c->probed)
+		probe_ended(c, tp);
 	switch (to) {
 	case TCP_ESTABLISHED:
 		c->established = now;
 		conn_describe(c, sk);
+		c->copied = tp->copied_seq;
+		if (c->loss) /* a SYN was sent again */
+			stalled(c, c->loss, now, now - c->loss_since, 0);
+		c->loss = 0;
+		c->moved = now;
 		if (c->flags & CONN_ACCEPTED) /* the SYN-ACKs that were sent again are counted by themselves */
 			c->before.retransmits = tp->total_retrans;
 		break;
 	case TCP_FIN_WAIT1:
 	case TCP_LAST_ACK: /* by close() or shutdown(): tcp_close_state(), net/ipv4/tcp.c */
 		if (c->flags & CONN_PROVISIONAL)
-			conn_handed_over(c, sk, owner_of_current());
+			conn_handed_over(c, sk, owner_of_current(), 0);
 		break;
 	case TCP_CLOSE:
-		conn_look(c, tp);
+		/* close() resets at once where something was not read, and has set all of sk_shutdown before. */
+		if (c->flags & CONN_PROVISIONAL && sk->sk_shutdown == SHUTDOWN_MASK)
+			conn_handed_over(c, sk, owner_of_current(), 0);
+		conn_look(c);
 		c->closed = now;
 		c->error = sk->sk_err;
-		/* Not by close(), which has set all of sk_shutdown: tcp_done() sets it afterwards, and counts a failure. */
-		if ((from == TCP_SYN_SENT || from == TCP_SYN_RECV) && sk->sk_shutdown != SHUTDOWN_MASK)
+		/*
+		 * tcp_done() counts a failure. Before that, close() has set all of sk_shutdown; and where connect() itself fails or is
+		 * taken back, there is no error yet.
+		 */
+		if (((from == TCP_SYN_SENT && sk->sk_err) || from == TCP_SYN_RECV) && sk->sk_shutdown != SHUTDOWN_MASK)
 			c->flags |= CONN_FAILED;
 		if (c->loss)
 			stalled(c, c->loss, now, now - c->loss_since, tp->write_seq - tp->snd_una);
@@ -531,66 +644,88 @@ int BPF_PROG(state_changed, struct sock *sk, int from, int to)
 SEC("tp_btf/tcp_destroy_sock")
 int BPF_PROG(socket_gone, struct sock *sk)
 {
-	struct conn_ref *ref = bpf_sk_storage_get(&conn_refs, sk, 0, 0);
-	struct conn *c = ref ? conn_at(ref->conn) : NULL;
-	struct tcp_sock *tp;
-	__u64 address;
+	struct conn *c = conn_of(sk);
+	__u64 address, now;
 
 	if (!c)
 		return 0;
-	tp = bpf_skc_to_tcp_sock(sk);
-	if (!tp)
-		return 0;
+	now = bpf_ktime_get_ns();
 	address = as_number(sk);
 	bpf_map_delete_elem(&conn_timers, &address);
-	ref->conn = 0;
-	conn_end(c, tp, bpf_ktime_get_ns());
+	conn_look(c);
+	if (!c->closed) /* that reached no program */
+		c->closed = now;
+	barrier();
+	c->ended = now;
 	return 0;
 }
 
 /*
- * A process reads from the connection. If it had to wait for a CPU most of the time since there was something to read, that was
- * the cause; the time it waited since it last read from any connection is an upper bound of it.
+ * Another thread than before uses a connection, and has read, or written so many bytes: it may be of another process. NULL if there is no slot
+ * any more.
  */
+static __noinline struct conn *conn_user(struct conn *c, struct sock *sk, struct task_struct *task, __u32 written)
+{
+	struct task_context *t = task_context(task);
+
+	if (!t)
+		return NULL;
+	if (c->owner != t->owner || c->flags & CONN_PROVISIONAL) {
+		conn_handed_over(c, sk, t->owner, written);
+		c = conn_of(sk);
+		if (!c)
+			return NULL;
+	}
+	c->reader = (__u64)task;
+	c->read_delay = task->sched_info.run_delay;
+	return c;
+}
+
+/*
+ * If the reader had to wait for a CPU most of the time since there was something to read, that was the cause. Of a thread that has
+ * not used the connection before, that is not known.
+ */
+static __noinline int reader_stalled(struct conn *c, struct sock *sk, struct task_struct *task, __u64 now)
+{
+	__u64 waited = now - c->ready, delay = task->sched_info.run_delay - c->read_delay;
+	struct tcp_sock *tp = tcp_of(sk);
+
+	if (!tp)
+		return 0;
+	if (c->last < c->ready && tp->segs_in != c->segs)
+		lose(LOSS_UNSEEN_SEGMENTS);
+	else
+		stalled(c, delay > waited / 2 ? STALL_READER_NOT_SCHEDULED : STALL_READER_NOT_READING, now, waited, tp->rcv_nxt - tp->copied_seq);
+	return 0;
+}
+
+/* A process reads from the connection. */
 SEC("tp_btf/tcp_rcv_space_adjust")
 int BPF_PROG(data_read, struct sock *sk)
 {
-	struct task_struct *task;
-	struct task_context *t;
 	struct conn *c = conn_of(sk);
-	__u64 now, delay, waited;
+	struct task_struct *task;
 	struct tcp_sock *tp;
-	__u32 cause;
+	__u64 now;
 
-	if (!c)
+	/* Without the socket's lock it is no process that reads, but the kernel on an interrupt's behalf. */
+	if (!c || !sk->sk_lock.owned)
 		return 0;
 	task = bpf_get_current_task_btf();
-	t = task_context(task);
-	if (!t)
-		return 0;
-	if (c->owner != t->owner || c->flags & CONN_PROVISIONAL) {
-		conn_handed_over(c, sk, t->owner);
-		c = conn_of(sk);
+	if (c->reader != (__u64)task) {
+		c = conn_user(c, sk, task, 0);
 		if (!c)
 			return 0;
 	}
 	now = bpf_ktime_get_ns();
+	tp = tcp_of(sk);
+	if (tp)
+		c->copied = tp->copied_seq;
 	if (!c->first_byte)
 		c->first_byte = c->ready;
-	waited = c->ready ? now - c->ready : 0;
-	delay = task->sched_info.run_delay | 1; /* 0: it has not been looked at yet */
-	if (waited >= least_stall) {
-		tp = bpf_skc_to_tcp_sock(sk);
-		if (delay - t->read_delay <= waited / 2)
-			cause = STALL_READER_NOT_READING;
-		else
-			cause = t->read_delay ? STALL_READER_NOT_SCHEDULED : STALL_UNEXPLAINED;
-		if (tp && c->last < c->ready && tp->segs_in != c->segs)
-			lose(LOSS_UNSEEN_SEGMENTS);
-		else
-			stalled(c, cause, now, waited, tp ? tp->rcv_nxt - tp->copied_seq : 0);
-	}
-	t->read_delay = delay;
+	if (c->ready && now - c->ready >= least_stall)
+		reader_stalled(c, sk, task, now);
+	c->read_delay = task->sched_info.run_delay;
 	c->ready = now;
 	return 0;
 }
@@ -599,17 +734,19 @@ int BPF_PROG(data_read, struct sock *sk)
 SEC("tp_btf/sock_send_length")
 int BPF_PROG(data_written, struct sock *sk, int length)
 {
-	struct task_context *t;
+	struct task_struct *task;
 	struct conn *c;
 
 	if (length <= 0 || sk->sk_protocol != IPPROTO_TCP)
 		return 0;
 	c = conn_of(sk);
 	if (!c)
+		c = conn_found_late(sk, length);
+	if (!c)
 		return 0;
-	t = task_context(bpf_get_current_task_btf());
-	if (t && (c->owner != t->owner || c->flags & CONN_PROVISIONAL))
-		conn_handed_over(c, sk, t->owner);
+	task = bpf_get_current_task_btf();
+	if (c->reader != (__u64)task)
+		conn_user(c, sk, task, length);
 	return 0;
 }
 
@@ -639,9 +776,10 @@ SEC("iter/task_file")
 int find_conns(struct bpf_iter__task_file *ctx)
 {
 	struct task_struct *task = ctx->task;
-	struct conn_ref *ref, listener = {};
+	struct conn_ref listener = {};
 	struct task_context *t;
 	struct socket *socket;
+	struct conn *c;
 	struct tcp_sock *tp;
 	struct file *file = ctx->file;
 	__u32 inum, pid;
@@ -658,7 +796,7 @@ int find_conns(struct bpf_iter__task_file *ctx)
 	sk = socket->sk;
 	if (!sk || sk->sk_protocol != IPPROTO_TCP)
 		return 0;
-	tp = bpf_skc_to_tcp_sock(sk);
+	tp = tcp_of(sk);
 	t = task_context(task);
 	if (!tp || !t)
 		return 0;
@@ -670,30 +808,42 @@ int find_conns(struct bpf_iter__task_file *ctx)
 		bpf_sk_storage_get(&conn_refs, sk, &listener, BPF_LOCAL_STORAGE_GET_F_CREATE);
 		return 0;
 	}
-	ref = bpf_sk_storage_get(&conn_refs, sk, 0, 0);
-	if (ref && ref->conn)
+	c = conn_of(sk);
+	if (!c) {
+		conn_begin(sk, NULL, t->owner, 0, bpf_ktime_get_ns());
+	} else if (c->owner == OWNER_UNATTRIBUTED_SOCKET) { /* a segment came in first */
+		c->owner = t->owner;
+		c->flags &= ~CONN_PROVISIONAL;
+	}
+	return 0;
+}
+
+/*
+ * Looks at a connection by the address of its socket, as no iterator goes over sockets of all namespaces: the one over a map of socket
+ * storage does, but takes down 7.2 when a socket goes meanwhile. A socket that is gone without having been seen to is closed, or another one.
+ */
+static long list_conn(void *map, const __u32 *at, struct conn *c, void *ctx)
+{
+	__u64 address = c->sk;
+	struct sock *sk = (void *)address;
+	__u32 *newest;
+
+	if (*at >= conn_pool.next)
+		return 1;
+	if (!address || c->ended || c->closed)
 		return 0;
-	conn_begin(sk, tp, t->owner, 0, bpf_ktime_get_ns());
+	newest = bpf_map_lookup_elem(&conn_timers, &address);
+	if ((newest && *newest != *at) || BPF_CORE_READ(sk, __sk_common.skc_state) == TCP_CLOSE)
+		return 0;
+	conn_look(c);
+	c->list = list_number;
 	return 0;
 }
 
 /* Takes the counts of all connections. */
-SEC("iter/bpf_sk_storage_map")
-int list_conns(struct bpf_iter__bpf_sk_storage_map *ctx)
+SEC("syscall")
+int list_conns(void *ctx)
 {
-	struct conn_ref *ref = ctx->value;
-	struct sock *sk = ctx->sk;
-	struct tcp_sock *tp;
-	struct conn *c;
-
-	if (!sk || !ref)
-		return 0;
-	c = conn_at(ref->conn);
-	if (!c || c->ended)
-		return 0;
-	tp = bpf_skc_to_tcp_sock(sk);
-	if (!tp)
-		return 0;
-	conn_look(c, tp);
+	bpf_for_each_map_elem(&conns, list_conn, NULL, 0);
 	return 0;
 }

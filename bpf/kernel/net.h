@@ -95,8 +95,17 @@ struct timer_list {
 	void (*function)(struct timer_list *);
 };
 
+typedef struct {
+	int owned;
+} socket_lock_t;
+
+struct tcp_congestion_ops {
+	void *cong_control;
+};
+
 struct sock {
 	struct sock_common __sk_common;
+	socket_lock_t sk_lock;
 	__u16 sk_protocol;
 	__u8 sk_kern_sock : 1;
 	__u8 sk_shutdown;
@@ -113,7 +122,8 @@ struct inet_sock {
 struct inet_connection_sock {
 	struct inet_sock icsk_inet;
 	struct timer_list icsk_delack_timer;
-	__u32 icsk_rto;
+	__u32 icsk_rto; /* ticks */
+	const struct tcp_congestion_ops *icsk_ca_ops;
 	__u8 icsk_ca_state : 5;
 	__u8 icsk_pending;
 	struct {
@@ -129,6 +139,14 @@ struct inet_connection_sock___v618 {
 struct tcp_rack {
 	__u64 mstamp;
 	__u32 rtt_us;
+};
+
+struct minmax_sample {
+	__u32 v;
+};
+
+struct minmax {
+	struct minmax_sample s[3];
 };
 
 struct tcp_options_received {
@@ -161,7 +179,8 @@ struct tcp_sock {
 	__u32 lost_out;
 	__u32 sacked_out;
 	__u32 high_seq;
-	__u32 tlp_high_seq;
+	__u32 dsack_dups;
+	struct minmax rtt_min; /* us */
 	struct tcp_rack rack;
 	__u8 chrono_type : 2;
 	__u8 nonagle : 4;
@@ -185,15 +204,6 @@ struct sk_buff {
 
 struct nsproxy {
 	struct net *net_ns;
-};
-
-struct bpf_map;
-
-struct bpf_iter__bpf_sk_storage_map {
-	struct bpf_iter_meta *meta;
-	struct bpf_map *map;
-	struct sock *sk;
-	void *value;
 };
 
 struct bpf_iter__task_file {

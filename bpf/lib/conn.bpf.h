@@ -59,6 +59,8 @@ struct conn {
 	__u64 sk; /* 0: the slot is free */
 	__u32 owner;
 	__u32 flags; /* CONN_… */
+	__u32 list;  /* the last one that it is in */
+	__u32 zero;
 	__u32 local[4], remote[4];
 	__u16 local_port, remote_port; /* host order */
 	__u16 family;
@@ -75,9 +77,11 @@ struct conn {
 	__u64 moved;       /* and when they moved, or the window opened */
 	__u64 last;        /* when the last segment came in */
 	__u32 segs;        /* segs_in then */
-	__u32 spare;
+	__u32 copied;      /* copied_seq when its owner read last */
 	__u64 rack;        /* which round-trip time was taken last */
 	__u64 ready;       /* since when there is something to read, if there is */
+	__u64 reader;      /* struct task_struct * of who read or wrote last, */
+	__u64 read_delay;  /* and its sched_info.run_delay at `ready` */
 	__u64 timer_at;    /* the retransmission timer ran out, */
 	__u64 timer_since; /* having waited since then, */
 	__u32 timer_kind;  /* for ICSK_TIME_… */
@@ -88,7 +92,12 @@ struct conn {
 	__u32 restart;     /* the congestion window that idling lost, until it is there again */
 	__u64 zero_since;  /* the receiver has no room */
 	__u64 paced;       /* the departure that was told of last */
+	__u64 probed, probed_at;       /* a loss probe was acknowledged then, after so long */
+	__u32 probe_dsacks;            /* dsack_dups before that */
+	__u32 spare;
 	__u64 delack_since, delack_at; /* the last acknowledgement that was put off */
+	__u64 delack_before[2];        /* ns of those before that the peer seems to have waited for, if they are not told of yet */
+	__u32 delacks;                 /* how many of those in a row */
 	__u32 delack_nxt;              /* snd_nxt then */
 	__u32 stall_interval;          /* of the last stall */
 	struct conn_stalls stall[STALL_CAUSES];
@@ -109,6 +118,9 @@ struct {
 } conns_returned SEC(".maps");
 
 volatile struct pool conn_pool = { .next = 1, .size = CONNS };
+
+/* Counted up by user space before each list. */
+volatile __u32 list_number;
 
 /* Of a socket. A connection that is accepted has a copy of its listener's, and so knows who that is. */
 struct conn_ref {
@@ -132,6 +144,27 @@ struct {
 	__type(value, __u32);
 } conn_timers SEC(".maps");
 
+void *bpf_rdonly_cast(const void *obj, __u32 type) __ksym __weak;
+
+/* The cast costs nothing; before 6.2 there is a helper function alone, a call of which costs some 30 ns. */
+static __always_inline struct tcp_sock *tcp_of(struct sock *sk)
+{
+	if (bpf_rdonly_cast)
+		return bpf_rdonly_cast(sk, bpf_core_type_id_kernel(struct tcp_sock));
+	return (struct tcp_sock *)bpf_skc_to_tcp_sock(sk);
+}
+
+/* The same of a task that may be gone: then it is whatever is in its place. */
+static __always_inline __u64 run_delay_of(__u64 task)
+{
+	struct task_struct *t;
+
+	if (!bpf_rdonly_cast)
+		return BPF_CORE_READ((struct task_struct *)task, sched_info.run_delay);
+	t = bpf_rdonly_cast((void *)task, bpf_core_type_id_kernel(struct task_struct));
+	return t->sched_info.run_delay;
+}
+
 static __always_inline struct conn *conn_at(__u32 at)
 {
 	return at ? bpf_map_lookup_elem(&conns, &at) : NULL;
@@ -140,32 +173,68 @@ static __always_inline struct conn *conn_at(__u32 at)
 static __always_inline struct conn *conn_of(struct sock *sk)
 {
 	struct conn_ref *ref = bpf_sk_storage_get(&conn_refs, sk, 0, 0);
+	struct conn *c = ref ? conn_at(ref->conn) : NULL;
 
-	return ref ? conn_at(ref->conn) : NULL;
+	return c && c->sk == (__u64)sk ? c : NULL;
+}
+
+/* tcp_fin() sets SOCK_DONE. */
+static __always_inline bool has_fin(__u64 sk)
+{
+	struct sock *s = (void *)sk;
+
+	return BPF_CORE_READ(s, __sk_common.skc_flags) & (1UL << SOCK_DONE);
+}
+
+/* bytes_received counts a FIN as a byte (tcp_rcv_nxt_update() by end_seq, net/ipv4/tcp_input.c). */
+static __always_inline __u64 received_by(__u64 sk)
+{
+	struct tcp_sock *tp = (void *)sk;
+	__u64 received = BPF_CORE_READ(tp, bytes_received);
+
+	return received ? received - has_fin(sk) : 0;
+}
+
+checked_once int conn_count(struct conn_counts *n, __u64 sk)
+{
+	struct tcp_sock *tp = (void *)sk;
+
+	if (!n)
+		return 0;
+	n->sent = BPF_CORE_READ(tp, bytes_sent) - BPF_CORE_READ(tp, bytes_retrans);
+	n->received = received_by(sk);
+	n->segs_out = BPF_CORE_READ(tp, segs_out);
+	n->segs_in = BPF_CORE_READ(tp, segs_in);
+	n->retransmits = BPF_CORE_READ(tp, total_retrans);
+	return 0;
 }
 
 /*
- * bytes_received counts a FIN as a byte (tcp_rcv_nxt_update() by end_seq, net/ipv4/tcp_input.c), and
- * tcp_fin() sets SOCK_DONE.
+ * What a connection has done by now. A closed one was looked at before tcp_disconnect() cleared it (SO_LINGER's reset does that). Its
+ * CPU may be at it: a FIN is counted before it is told of, for up to a microsecond, and what is sent again is taken off before it is sent.
  */
-static __always_inline void conn_count(struct conn_counts *n, struct tcp_sock *tp)
+static __always_inline void conn_look(struct conn *c)
 {
-	n->sent = tp->bytes_sent - tp->bytes_retrans;
-	n->received = tp->bytes_received;
-	if (((struct sock *)tp)->__sk_common.skc_flags & (1UL << SOCK_DONE) && n->received)
-		n->received--;
-	n->segs_out = tp->segs_out;
-	n->segs_in = tp->segs_in;
-	n->retransmits = tp->total_retrans;
-}
+	struct tcp_sock *tp = (void *)c->sk;
+	struct conn_counts n = {};
+	__u64 again;
 
-/* What a connection has done by now. A closed one was looked at before tcp_disconnect() cleared it (SO_LINGER's reset does that). */
-static __always_inline void conn_look(struct conn *c, struct tcp_sock *tp)
-{
 	if (c->closed)
 		return;
-	conn_count(&c->now, tp);
-	c->srtt_us = tp->srtt_us >> 3;
+	conn_count(&n, c->sk);
+	for (int i = 0; i < 32 && n.received > c->now.received; i++) {
+		again = received_by(c->sk);
+		if (again < n.received) {
+			n.received = again;
+			break;
+		}
+	}
+	if (n.sent < c->now.sent) /* or the former owner's bytes are on their way yet */
+		n.sent = c->now.sent;
+	if (n.received < c->now.received)
+		n.received = c->now.received;
+	c->now = n;
+	c->srtt_us = BPF_CORE_READ(tp, srtt_us) >> 3;
 }
 
 static __always_inline void conn_describe(struct conn *c, struct sock *sk)
@@ -183,30 +252,65 @@ static __always_inline void conn_describe(struct conn *c, struct sock *sk)
 	}
 }
 
-/* Ends a tenure: user space reads it once more, and gives the slot back. */
-static __always_inline void conn_end(struct conn *c, struct tcp_sock *tp, __u64 now)
+/* Takes what was written, sent or not, for sent, but for the last so many bytes. */
+static __always_inline void count_written(struct conn_counts *n, struct tcp_sock *tp, __u32 but)
 {
-	conn_look(c, tp);
+	n->sent += (__u64)(tp->write_seq - tp->snd_nxt) - but;
+}
+
+/*
+ * What a connection's owner wrote and read, when somebody else has just written so many bytes, or read. What user space was told of
+ * already stays the owner's.
+ */
+static __always_inline void conn_settle(struct conn *c, struct tcp_sock *tp, __u32 written)
+{
+	struct conn_counts n = {}, told = c->now;
+	__s32 unread = tp->rcv_nxt - has_fin(c->sk) - c->copied;
+
+	conn_count(&n, c->sk);
+	count_written(&n, tp, written);
+	if (unread > 0)
+		n.received -= unread;
+	if (n.sent < told.sent)
+		n.sent = told.sent;
+	if (n.received < told.received)
+		n.received = told.received;
+	c->now = n;
+}
+
+/* Ends a tenure: user space reads it once more, and gives the slot back. */
+static __always_inline void conn_end(struct conn *c, __u64 now)
+{
+	conn_look(c);
 	barrier();
 	c->ended = now;
 }
 
-/* Begins a tenure, and returns its slot, 0 for want of one. */
-static __noinline __u32 conn_begin(struct sock *sk, struct tcp_sock *tp, __u32 owner, __u32 flags, __u64 now)
+/*
+ * Begins a tenure, and returns its slot, 0 for want of one: a connection that has an owner already stays that one's then. The counts
+ * are those of the owners before, NULL for all until now.
+ */
+static __noinline __u32 conn_begin(struct sock *sk, struct conn_counts *before, __u32 owner, __u32 flags, __u64 now)
 {
 	struct conn_ref none = {}, *ref = bpf_sk_storage_get(&conn_refs, sk, &none, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	struct tcp_sock *tp = tcp_of(sk);
 	__u64 address = as_number(sk);
+	struct conn_counts all = {};
 	struct conn *c;
 	__u32 at;
 
-	if (!ref) {
+	if (!ref || !tp) {
 		lose(LOSS_SOCKET_STORAGE_FAILED);
+		return 0;
+	}
+	at = pool_get(&conn_pool, &conns_returned);
+	c = conn_at(at);
+	if (!c && flags & CONN_MOVED_IN) {
+		lose(LOSS_HANDOVERS_MISSED);
 		return 0;
 	}
 	ref->conn = 0;
 	ref->owner = owner;
-	at = pool_get(&conn_pool, &conns_returned);
-	c = conn_at(at);
 	if (!c) {
 		lose(LOSS_CONNECTION_TABLE_FULL);
 		return 0;
@@ -214,11 +318,16 @@ static __noinline __u32 conn_begin(struct sock *sk, struct tcp_sock *tp, __u32 o
 	__builtin_memset(c, 0, sizeof(*c));
 	c->owner = owner;
 	c->flags = flags;
+	c->list = list_number;
 	c->began = c->last = c->moved = now;
 	c->state = sk->__sk_common.skc_state;
 	conn_describe(c, sk);
-	conn_count(&c->before, tp);
-	c->now = c->before;
+	if (before)
+		all = *before;
+	else
+		conn_count(&all, address);
+	c->before = c->now = all;
+	c->copied = tp->copied_seq;
 	c->rack = tp->rack.mstamp;
 	c->cwnd = tp->snd_cwnd;
 	c->una = tp->snd_una;

@@ -54,7 +54,8 @@ static __noinline __u32 hist_new_chunk(__u32 *place)
 	return seen;
 }
 
-static __always_inline void hist_add(struct hist *h, __u64 ns)
+/* False if no place was left for it. */
+static __always_inline bool hist_add(struct hist *h, __u64 ns)
 {
 	__u32 bucket = hist_bucket(ns);
 	__u32 *place = &h->chunk[(bucket / HIST_SUBS) & (HIST_OCTAVES - 1)];
@@ -64,11 +65,12 @@ static __always_inline void hist_add(struct hist *h, __u64 ns)
 	if (!at) {
 		at = hist_new_chunk(place);
 		if (!at)
-			return;
+			return false;
 	}
 	c = bpf_map_lookup_elem(&hist_chunks, &at);
 	if (c)
 		__sync_fetch_and_add(&c->count[bucket & (HIST_SUBS - 1)], 1);
+	return c;
 }
 
 /*

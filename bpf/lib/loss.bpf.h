@@ -29,7 +29,7 @@ enum loss {
 	LOSS_WORST_WAITS_DROPPED,    /* a long wait that user space was not told of in time */
 	LOSS_CONNECTION_TABLE_FULL,  /* a connection without a slot: it is in no row */
 	LOSS_SOCKET_STORAGE_FAILED,  /* no memory for a socket's context: likewise */
-	LOSS_HANDOVERS_MISSED,       /* a connection whose new owner found no slot: it stays the old one's */
+	LOSS_HANDOVERS_MISSED,       /* a use of a connection by a new owner that found no slot: it stays the old one's */
 	LOSS_UNSEEN_SEGMENTS,        /* a segment that reached no program, where that was noticed: a stall whose beginning is not known */
 	LOSS_STALLS_DROPPED,         /* a stall that user space was not told of in time: in the sums, but not among the worst */
 	LOSS_MAX,

@@ -105,8 +105,6 @@ struct task_context {
 	/* sched */
 	__u32 thread; /* its slot of `threads`, 0: none yet */
 	__u32 zero;
-	/* tcp */
-	__u64 read_delay; /* sched_info.run_delay when it last read from a connection */
 	/* jbd2 */
 	__u32 handle_device, handle_tid; /* the transaction that this thread's handle joined */
 	__u32 commit_device, commit_tid; /* the transaction that this thread commits; 0: none */

@@ -140,6 +140,9 @@ func Memory(all, shared map[string]*ebpf.Map) (uint64, error) {
 			return 0, fmt.Errorf("reading the size of %s: %w", m, err)
 		}
 		bytes, ok := info.Memlock()
+		if !ok && m.Type() == ebpf.SkStorage {
+			continue // before 6.4 it is not told; the memory is each socket's own
+		}
 		if !ok {
 			return 0, fmt.Errorf("the kernel does not tell the size of %s", m)
 		}

@@ -52,8 +52,8 @@ type TCP struct {
 // TCPCounter compares one of our sums with the kernel's counter, over all network namespaces that were seen.
 type TCPCounter struct {
 	Name         string // in /proc/net/snmp: ActiveOpens, PassiveOpens, AttemptFails, RetransSegs
-	Ours, Kernel uint64
-	Skew         uint64 // how far ours moved while the kernel's was read, 0 when the readings settled: the residual can be off by that much
+	Ours, Kernel uint64 // ours of AttemptFails are with those that were reset before there was a socket: EmbryonicRsts of /proc/net/netstat
+	Skew         uint64 // how far the kernel's moved while ours was read at both ends of the interval: the residual can be off by that much
 }
 
 // Residual is what the kernel counted beyond ours; negative where it counted less.

@@ -9,21 +9,34 @@ import (
 	"strings"
 
 	"culprit/probes/bpfmap"
+	"culprit/probes/owner"
 	"culprit/probes/snapshot"
 )
 
 // audited are the counters that the kernel's are compared with, by their names in /proc/net/snmp.
 var audited = [...]string{"ActiveOpens", "PassiveOpens", "AttemptFails", "RetransSegs"}
 
-// counters are the values of audited.
-type counters [len(audited)]uint64
-
 const (
 	activeOpens = iota
 	passiveOpens
 	attemptFails
 	retransSegs
+	embryonicResets
 )
+
+// counters are the values of audited, and of what explains them.
+type counters [embryonicResets + 1]uint64
+
+// tables are where the kernel has them: a file below /proc/PID/net, the table in there, and the names.
+var tables = []struct {
+	file, table string
+	names       map[int]string
+}{
+	{"snmp", "Tcp:", map[int]string{
+		activeOpens: audited[activeOpens], passiveOpens: audited[passiveOpens], attemptFails: audited[attemptFails], retransSegs: audited[retransSegs],
+	}},
+	{"netstat", "TcpExt:", map[int]string{embryonicResets: "EmbryonicRsts"}},
+}
 
 func (c counters) add(o counters) counters {
 	for i := range c {
@@ -41,28 +54,41 @@ func (c counters) sub(o counters) counters {
 
 // namespace is a network namespace with connections.
 type namespace struct {
-	pids []int // of processes that may be in it, the latest last
+	pids []int // of processes that may be in it: first one that lasts, if any is known, then the latest
 	old  bool  // it has counted something that we have not: its first reading is the base of what follows
 	base counters
 	now  counters
+	met  bool // it was known before a reading
 	read bool // now is of this reading
 }
 
 // mostPIDs is how many processes of a namespace are kept in mind, to read its counters through.
 const mostPIDs = 8
 
-func (p *Probe) inNamespace(inum uint32, pid int) {
-	n := p.namespaces[inum]
+// meet takes note of a connection's namespace, and of its owner as somebody who is in there.
+func (p *Probe) meet(c bpfConn) {
+	n := p.namespaces[c.Netns]
 	if n == nil {
 		n = &namespace{}
-		p.namespaces[inum] = n
+		p.namespaces[c.Netns] = n
 	}
-	if pid == 0 || slices.Contains(n.pids, pid) {
+	if c.Owner < owner.First {
+		return
+	}
+	pid := p.table.Process(c.Owner).PID
+	if slices.Contains(n.pids, pid) {
 		return
 	}
 	n.pids = append(n.pids, pid)
 	if len(n.pids) > mostPIDs {
-		n.pids = n.pids[1:]
+		gone := slices.IndexFunc(n.pids, func(pid int) bool {
+			_, err := os.Stat(filepath.Join(p.options.Proc, strconv.Itoa(pid)))
+			return err != nil
+		})
+		if gone < 0 {
+			gone = 1 // the eldest is often there until the end
+		}
+		n.pids = slices.Delete(n.pids, gone, gone+1)
 	}
 }
 
@@ -70,11 +96,15 @@ func (p *Probe) inNamespace(inum uint32, pid int) {
 func (p *Probe) readCounters() (grown counters) {
 	for inum, n := range p.namespaces {
 		was := n.now
-		n.read = false
+		n.met, n.read = true, false
 		for _, pid := range slices.Backward(n.pids) {
 			now, err := p.countersOf(inum, pid)
 			if err == nil {
 				n.now, n.read = now, true
+				// Any number of processes can come and go until the next reading.
+				if _, err := os.Stat(filepath.Join(p.options.Proc, strconv.Itoa(n.pids[0]))); err != nil {
+					n.pids[0] = pid
+				}
 				break
 			}
 		}
@@ -88,41 +118,60 @@ func (p *Probe) readCounters() (grown counters) {
 // countersOf reads a namespace's counters through a process that must be in it.
 func (p *Probe) countersOf(inum uint32, pid int) (c counters, err error) {
 	dir := filepath.Join(p.options.Proc, strconv.Itoa(pid))
-	// Where that cannot be seen, because it is another user's, the process that had a connection there is taken to be there still.
-	if link, err := os.Readlink(filepath.Join(dir, "ns/net")); err == nil && link != fmt.Sprintf("net:[%d]", inum) {
+	name, counts := fmt.Sprintf("net:[%d]", inum), filepath.Join(dir, "net/snmp")
+	if link, err := os.Readlink(filepath.Join(dir, "ns/net")); err == nil && link != name {
 		return c, fmt.Errorf("process %d is in %s", pid, link)
+	} else if err != nil {
+		// That cannot be seen, because it is another user's. The process that had a connection there is taken to be there still, unless
+		// it is where we are: a thread of it may have been elsewhere.
+		self := filepath.Join(p.options.Proc, "self")
+		if own, err := os.Readlink(filepath.Join(self, "ns/net")); err == nil && own != name && sameFile(counts, filepath.Join(self, "net/snmp")) {
+			return c, fmt.Errorf("process %d is in %s", pid, own)
+		}
 	}
-	text, err := os.ReadFile(filepath.Join(dir, "net/snmp"))
-	if err != nil {
-		return c, err
+	for _, t := range tables {
+		text, err := os.ReadFile(filepath.Join(dir, "net", t.file))
+		if err != nil {
+			return c, err
+		}
+		if err := parseCounters(string(text), t.table, t.names, &c); err != nil {
+			return c, err
+		}
 	}
-	return parseSNMP(string(text))
+	return c, nil
 }
 
-// parseSNMP takes the audited counters from /proc/net/snmp: a line with names, and one with values.
-func parseSNMP(text string) (c counters, err error) {
+// sameFile is whether both are the same file: each network namespace has its own in procfs.
+func sameFile(a, b string) bool {
+	first, err1 := os.Stat(a)
+	second, err2 := os.Stat(b)
+	return err1 == nil && err2 == nil && os.SameFile(first, second)
+}
+
+// parseCounters takes counters from a table: a line with names, and one with values.
+func parseCounters(text, table string, wanted map[int]string, c *counters) (err error) {
 	var names []string
 	for line := range strings.Lines(text) {
 		fields := strings.Fields(line)
-		if len(fields) == 0 || fields[0] != "Tcp:" {
+		if len(fields) == 0 || fields[0] != table {
 			continue
 		}
 		if names == nil {
 			names = fields
 			continue
 		}
-		for i, name := range audited {
+		for i, name := range wanted {
 			at := slices.Index(names, name)
 			if at < 0 || at >= len(fields) {
-				return c, fmt.Errorf("no %s in the kernel's counters", name)
+				return fmt.Errorf("no %s in the kernel's counters", name)
 			}
 			if c[i], err = strconv.ParseUint(fields[at], 10, 64); err != nil {
-				return c, fmt.Errorf("reading the kernel's %s: %w", name, err)
+				return fmt.Errorf("reading the kernel's %s: %w", name, err)
 			}
 		}
-		return c, nil
+		return nil
 	}
-	return c, fmt.Errorf("no counters of TCP")
+	return fmt.Errorf("no counters of %s", strings.TrimSuffix(table, ":"))
 }
 
 // audit compares what was counted since the last report, and begins anew.
@@ -136,9 +185,16 @@ func (p *Probe) audit(skew counters) ([]snapshot.TCPCounter, error) {
 	}
 	p.synacks = synacks
 	var ours, kernel counters
+	later := map[uint32]*counters{}
 	for inum, n := range p.namespaces {
 		c := p.counted[inum]
 		switch {
+		case !n.met:
+			// Its first connection came while the kernel's counters were read: both sides count it next time.
+			if c != nil {
+				later[inum] = c
+			}
+			continue
 		case !n.read:
 			// It is gone, or nobody that we know is in it any more: neither side counts.
 			n.pids, n.old = nil, true
@@ -148,7 +204,10 @@ func (p *Probe) audit(skew counters) ([]snapshot.TCPCounter, error) {
 			if c != nil {
 				ours = ours.add(*c)
 			}
-			kernel = kernel.add(n.now.sub(n.base))
+			grown := n.now.sub(n.base)
+			kernel = kernel.add(grown)
+			// A client that gives up while it is being answered resets what has no socket yet (tcp_check_req(), net/ipv4/tcp_minisocks.c).
+			ours[attemptFails] += grown[embryonicResets]
 			n.base = n.now
 			continue
 		}
@@ -156,11 +215,12 @@ func (p *Probe) audit(skew counters) ([]snapshot.TCPCounter, error) {
 			p.unaudited++
 		}
 	}
-	p.counted = map[uint32]*counters{}
+	p.counted = later
 	out := make([]snapshot.TCPCounter, len(audited))
 	for i, name := range audited {
-		out[i] = snapshot.TCPCounter{Name: name, Ours: ours[i], Kernel: kernel[i], Skew: skew[i]}
+		out[i] = snapshot.TCPCounter{Name: name, Ours: ours[i], Kernel: kernel[i], Skew: skew[i] + p.skew[i]}
 	}
+	p.skew = skew // what ours lacks of this reading, it has too much in the next one
 	return out, nil
 }
 

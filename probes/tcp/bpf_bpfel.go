@@ -18,6 +18,8 @@ type bpfConn struct {
 	Sk          uint64
 	Owner       uint32
 	Flags       uint32
+	List        uint32
+	Zero        uint32
 	Local       [4]uint32
 	Remote      [4]uint32
 	LocalPort   uint16
@@ -57,9 +59,11 @@ type bpfConn struct {
 	Moved             uint64
 	Last              uint64
 	Segs              uint32
-	Spare             uint32
+	Copied            uint32
 	Rack              uint64
 	Ready             uint64
+	Reader            uint64
+	ReadDelay         uint64
 	TimerAt           uint64
 	TimerSince        uint64
 	TimerKind         uint32
@@ -70,10 +74,17 @@ type bpfConn struct {
 	Restart           uint32
 	ZeroSince         uint64
 	Paced             uint64
+	Probed            uint64
+	ProbedAt          uint64
+	ProbeDsacks       uint32
+	Spare             uint32
 	DelackSince       uint64
 	DelackAt          uint64
+	DelackBefore      [2]uint64
+	Delacks           uint32
 	DelackNxt         uint32
 	StallInterval     uint32
+	_                 [4]byte
 	Stall             [16]struct {
 		_     structs.HostLayout
 		Ns    uint64
@@ -229,6 +240,7 @@ const (
 	bpfVarInterval             = "interval"
 	bpfVarKeepWorst            = "keep_worst"
 	bpfVarLeastStall           = "least_stall"
+	bpfVarListNumber           = "list_number"
 	bpfVarLossType             = "loss_type"
 	bpfVarOwnerType            = "owner_type"
 	bpfVarProcessFlagsType     = "process_flags_type"
@@ -237,6 +249,7 @@ const (
 	bpfVarRqfIoStat            = "rqf_io_stat"
 	bpfVarStallCauseType       = "stall_cause_type"
 	bpfVarStallEventType       = "stall_event_type"
+	bpfVarTickNs               = "tick_ns"
 	bpfVarWriteTimer           = "write_timer"
 )
 
@@ -333,6 +346,7 @@ type bpfVariableSpecs struct {
 	Interval             *ebpf.VariableSpec `ebpf:"interval"`
 	KeepWorst            *ebpf.VariableSpec `ebpf:"keep_worst"`
 	LeastStall           *ebpf.VariableSpec `ebpf:"least_stall"`
+	ListNumber           *ebpf.VariableSpec `ebpf:"list_number"`
 	LossType             *ebpf.VariableSpec `ebpf:"loss_type"`
 	OwnerType            *ebpf.VariableSpec `ebpf:"owner_type"`
 	ProcessFlagsType     *ebpf.VariableSpec `ebpf:"process_flags_type"`
@@ -341,6 +355,7 @@ type bpfVariableSpecs struct {
 	RqfIoStat            *ebpf.VariableSpec `ebpf:"rqf_io_stat"`
 	StallCauseType       *ebpf.VariableSpec `ebpf:"stall_cause_type"`
 	StallEventType       *ebpf.VariableSpec `ebpf:"stall_event_type"`
+	TickNs               *ebpf.VariableSpec `ebpf:"tick_ns"`
 	WriteTimer           *ebpf.VariableSpec `ebpf:"write_timer"`
 }
 
@@ -425,6 +440,7 @@ type bpfVariables struct {
 	Interval             *ebpf.Variable `ebpf:"interval"`
 	KeepWorst            *ebpf.Variable `ebpf:"keep_worst"`
 	LeastStall           *ebpf.Variable `ebpf:"least_stall"`
+	ListNumber           *ebpf.Variable `ebpf:"list_number"`
 	LossType             *ebpf.Variable `ebpf:"loss_type"`
 	OwnerType            *ebpf.Variable `ebpf:"owner_type"`
 	ProcessFlagsType     *ebpf.Variable `ebpf:"process_flags_type"`
@@ -433,6 +449,7 @@ type bpfVariables struct {
 	RqfIoStat            *ebpf.Variable `ebpf:"rqf_io_stat"`
 	StallCauseType       *ebpf.Variable `ebpf:"stall_cause_type"`
 	StallEventType       *ebpf.Variable `ebpf:"stall_event_type"`
+	TickNs               *ebpf.Variable `ebpf:"tick_ns"`
 	WriteTimer           *ebpf.Variable `ebpf:"write_timer"`
 }
 

@@ -12,7 +12,7 @@ import (
 // without is what is lost where the kernel lacks a tracepoint, by its name; without any
 // other the probe cannot work.
 var without = map[string]string{
-	"sock_send_length": "a connection that a process only writes to stays its opener's or listener's",
+	"sock_send_length": "a connection that a process only writes to stays whose it was",
 }
 
 // Spec is the tcp probe's object for the kernel with these types: without the programs that it cannot have.

@@ -2,18 +2,17 @@ package tcp
 
 import (
 	"fmt"
-	"io"
 	"net/netip"
 	"slices"
 	"time"
-
-	"github.com/cilium/ebpf/link"
 
 	"culprit/probes/bpfmap"
 	"culprit/probes/hist"
 	"culprit/probes/hook"
 	"culprit/probes/owner"
 	"culprit/probes/snapshot"
+
+	"github.com/cilium/ebpf"
 )
 
 // causes are the names of enum stall_cause.
@@ -39,13 +38,6 @@ var states = [...]string{
 	"", "ESTABLISHED", "SYN-SENT", "SYN-RECV", "FIN-WAIT-1", "FIN-WAIT-2", "TIME-WAIT", "CLOSED", "CLOSE-WAIT", "LAST-ACK", "LISTEN", "CLOSING",
 }
 
-const (
-	stateEstablished = 1
-	stateSynSent     = 2
-	stateSynRecv     = 3
-	stateClose       = 7
-)
-
 // Of include/uapi/asm-generic/errno.h, as a socket keeps them.
 const (
 	connectionTimedOut = 110
@@ -56,6 +48,8 @@ const (
 type seen struct {
 	bpfConn
 	counted bool // as an attempt to connect that reached the network
+
+	row, report int // its row of that report, counted from 1
 }
 
 // process is struct tcp_process of bpf/tcp.bpf.c.
@@ -166,12 +160,9 @@ func (p *Probe) take(slot uint32, c bpfConn) {
 	if failed {
 		kernel[attemptFails]++
 	}
-	if c.Owner >= owner.First {
-		p.inNamespace(c.Netns, p.table.Process(c.Owner).PID)
-	} else {
-		p.inNamespace(c.Netns, 0)
-	}
-	defer func() { p.seen[slot] = seen{c, counted} }()
+	p.meet(c)
+	now := seen{c, counted, was.row, was.report}
+	defer func() { p.seen[slot] = now }()
 
 	local, other := ends(c)
 	if p.options.Match != nil && !p.options.Match(local, other) {
@@ -220,7 +211,7 @@ func (p *Probe) take(slot uint32, c bpfConn) {
 		t.stalls[s.Cause] = snapshot.TCPStalls{Cause: s.Cause, Count: sum.Count + s.Count, Total: sum.Total + s.Total, Max: max(sum.Max, s.Max)}
 	}
 	if p.options.Connections {
-		p.keepConnection(c, traffic, stalls)
+		p.keepConnection(&now, traffic, stalls)
 	}
 }
 
@@ -245,8 +236,11 @@ func (p *Probe) stallsSince(c bpfConn, was seen) []snapshot.TCPStalls {
 	return out
 }
 
-func (p *Probe) keepConnection(c bpfConn, traffic snapshot.TCPTraffic, stalls []snapshot.TCPStalls) {
-	if len(p.ended) == owner.BacklogLimit && c.Ended != 0 {
+// keepConnection adds to a connection's row, or makes one.
+func (p *Probe) keepConnection(s *seen, traffic snapshot.TCPTraffic, stalls []snapshot.TCPStalls) {
+	c := s.bpfConn
+	known := s.row != 0 && s.report == p.report
+	if !known && len(p.ended) >= owner.BacklogLimit && c.Ended != 0 {
 		p.dropped++
 		return
 	}
@@ -263,26 +257,48 @@ func (p *Probe) keepConnection(c bpfConn, traffic snapshot.TCPTraffic, stalls []
 			row.Since = monotonic.Wall(c.Established)
 		}
 	}
-	p.ended = append(p.ended, row)
-}
-
-func runIterator(i *link.Iter) error {
-	r, err := i.Open()
-	if err != nil {
-		return err
+	if known {
+		old := p.ended[s.row-1]
+		row.TCPTraffic, row.Stalls = row.TCPTraffic.Add(old.TCPTraffic), addStalls(old.Stalls, stalls)
+		p.ended[s.row-1] = row
+		return
 	}
-	defer r.Close()
-	_, err = io.Copy(io.Discard, r)
-	return err
+	p.ended = append(p.ended, row)
+	s.row, s.report = len(p.ended), p.report
 }
 
-// list takes the counts of all connections, and the kernel's own: ours between two readings of those. skew is how much those grew
+func addStalls(a, b []snapshot.TCPStalls) []snapshot.TCPStalls {
+	out := slices.Clone(a)
+	for _, s := range b {
+		i := slices.IndexFunc(out, func(o snapshot.TCPStalls) bool { return o.Cause == s.Cause })
+		if i < 0 {
+			out = append(out, s)
+			continue
+		}
+		o := &out[i]
+		o.Count, o.Total, o.Max = o.Count+s.Count, o.Total+s.Total, max(o.Max, s.Max)
+	}
+	return out
+}
+
+// list takes what all connections did, and the kernel's own counts: ours between two readings of those. skew is how much those grew
 // meanwhile.
 func (p *Probe) list() (skew counters, err error) {
 	p.readCounters()
 	for range 3 {
-		if err := runIterator(p.lister); err != nil {
+		p.lists++
+		if err := p.objects.Variables["list_number"].Set(p.lists); err != nil {
+			return skew, fmt.Errorf("preparing to list the connections: %w", err)
+		}
+		if _, err := p.objects.Programs[bpfProgListConns].Run(&ebpf.RunOptions{}); err != nil {
 			return skew, fmt.Errorf("listing the connections: %w", err)
+		}
+		err := p.used(func(slot uint32, c bpfConn) error {
+			p.take(slot, c)
+			return nil
+		})
+		if err != nil {
+			return skew, err
 		}
 		if skew = p.readCounters(); skew == (counters{}) {
 			break
@@ -312,7 +328,7 @@ func (p *Probe) Read() (snapshot.TCP, error) {
 	if err := hist.NextInterval(p.objects, &p.interval); err != nil {
 		return snapshot.TCP{}, err
 	}
-	// Those who ended are taken over before the connections are listed: their namespaces are known then.
+	// Namespaces must be known before the kernel's counters are read.
 	if err := p.takeEnded(); err != nil {
 		return snapshot.TCP{}, err
 	}
@@ -323,8 +339,10 @@ func (p *Probe) Read() (snapshot.TCP, error) {
 	s := snapshot.TCP{Start: p.start, End: time.Now(), By: snapshot.ByPID, MinStall: uint64(p.options.StallMin)}
 	p.start = s.End
 	err = p.used(func(slot uint32, c bpfConn) error {
-		p.take(slot, c)
-		if isOpen(c) && p.pending[c.Owner] != nil {
+		if p.lists-c.List > listsUntilGone {
+			return p.retire(slot, c)
+		}
+		if c := p.seen[slot].bpfConn; c.Sk != 0 && isOpen(c) && p.pending[c.Owner] != nil {
 			if local, other := ends(c); p.options.Match == nil || p.options.Match(local, other) {
 				p.pending[c.Owner].row.Open++
 			}
@@ -335,10 +353,16 @@ func (p *Probe) Read() (snapshot.TCP, error) {
 		return snapshot.TCP{}, err
 	}
 	processed := map[uint32]process{}
-	for o := range p.table.Owners() {
+	take := func(o uint32) {
 		now := p.process(o)
 		processed[o] = now
 		p.takeProcess(o, now)
+	}
+	for o := range owner.First {
+		take(o) // those that stand for no process
+	}
+	for o := range p.table.Owners() {
+		take(o)
 	}
 	p.processed = processed
 	s.Rows = p.retired.Rows
@@ -352,6 +376,7 @@ func (p *Probe) Read() (snapshot.TCP, error) {
 	}
 	s.Worst, p.worst.Rows = p.worst.Rows, nil
 	s.Connections, p.ended = p.ended, nil
+	p.report++
 	p.retired.Rows, p.pending = nil, map[uint32]*tally{}
 	if s.Kernel, err = p.audit(skew); err != nil {
 		return snapshot.TCP{}, err

@@ -24,16 +24,25 @@ func (p *Probe) Sweep(uint32) error {
 func (p *Probe) takeEnded() error {
 	return p.used(func(slot uint32, c bpfConn) error {
 		if c.Ended == 0 {
+			p.meet(c)
 			return nil
 		}
-		p.take(slot, c)
-		p.seen[slot] = seen{}
-		p.conns.Set(slot, bpfConn{})
-		if err := p.objects.Maps[bpfMapConnsReturned].Put(nil, slot); err != nil {
-			return fmt.Errorf("giving a connection's slot back: %w", err)
-		}
-		return nil
+		return p.retire(slot, c)
 	})
+}
+
+// listsUntilGone is how many lists in a row must lack a connection whose end reached no program.
+const listsUntilGone = 12
+
+// retire takes over what a connection did that is over, and gives its slot back.
+func (p *Probe) retire(slot uint32, c bpfConn) error {
+	p.take(slot, c)
+	p.seen[slot] = seen{}
+	p.conns.Set(slot, bpfConn{})
+	if err := p.objects.Maps[bpfMapConnsReturned].Put(nil, slot); err != nil {
+		return fmt.Errorf("giving a connection's slot back: %w", err)
+	}
+	return nil
 }
 
 // Release takes over what was counted for owners that are dead.

@@ -5,6 +5,7 @@ package tcp
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/ringbuf"
+	"golang.org/x/sys/unix"
 
 	"culprit/probes/bpfmap"
 	"culprit/probes/hist"
@@ -36,6 +38,7 @@ type Options struct {
 
 	Slots   uint32 // of the connection table: if 0, its default, or twice what there are
 	Buckets uint32 // chunks of histograms, their default if 0
+	Ring    uint32 // bytes for the longest stalls that are not read yet, a power of two of pages, its default if 0
 }
 
 // Probe is the running probe. Its methods must not be called concurrently.
@@ -44,7 +47,6 @@ type Probe struct {
 	table     *owner.Table
 	objects   *ebpf.Collection
 	links     []link.Link
-	lister    *link.Iter
 	conns     *bpfmap.Array[bpfConn]
 	processes *bpfmap.Array[bpfTcpProcess]
 	chunks    *hist.Chunks[bpfHistChunk]
@@ -54,6 +56,7 @@ type Probe struct {
 	pending    map[uint32]*tally
 	counted    map[uint32]*counters // by namespace: what the kernel is to have counted, since the last report
 	namespaces map[uint32]*namespace
+	skew       counters          // of the last reading
 	synacks    map[uint32]uint64 // by namespace, at the last reading
 	processed  map[uint32]process
 	retired    owner.Backlog[snapshot.TCPRow]
@@ -63,8 +66,9 @@ type Probe struct {
 	unaudited  uint64 // namespaces whose counters could not be read
 	losses     map[string]uint64
 	interval   uint32
+	report     int // how many there were
 	start      time.Time
-	sweeps     map[uint32]int // by slot: sweeps since its owner was gone
+	lists      uint32 // how often all connections were listed
 }
 
 // Load attaches the probe, and finds the connections that there are. What happens from its return on is counted; the
@@ -89,7 +93,6 @@ func Load(table *owner.Table, o Options) (*Probe, error) {
 	}
 	p := &Probe{
 		options: o, table: table, pending: map[uint32]*tally{}, counted: map[uint32]*counters{}, namespaces: map[uint32]*namespace{},
-		sweeps: map[uint32]int{},
 	}
 	if p.objects, err = table.LoadObject(spec); err != nil {
 		return nil, fmt.Errorf("loading the tcp probe: %w", err)
@@ -108,10 +111,15 @@ func configure(spec *ebpf.CollectionSpec, kernel *btf.Spec, o *Options) error {
 	}
 	hook.Resize(spec, map[string]uint32{
 		bpfMapConns: o.Slots, bpfMapConnsReturned: o.Slots, bpfMapConnTimers: o.Slots,
-		bpfMapHistChunks: o.Buckets, bpfMapHistChunksReturned: o.Buckets,
+		bpfMapHistChunks: o.Buckets, bpfMapHistChunksReturned: o.Buckets, bpfMapStallEvents: o.Ring,
 	})
 	if !o.Worst {
 		spec.Maps[bpfMapStallEvents].MaxEntries = uint32(os.Getpagesize())
+	}
+	// The coarse clock is read at each tick.
+	var tick unix.Timespec
+	if err := unix.ClockGetres(unix.CLOCK_MONOTONIC_COARSE, &tick); err != nil {
+		return fmt.Errorf("reading how long a tick is: %w", err)
 	}
 	tells, err := tellsError(kernel)
 	if err != nil {
@@ -119,6 +127,7 @@ func configure(spec *ebpf.CollectionSpec, kernel *btf.Spec, o *Options) error {
 	}
 	return hook.SetVariables(spec, map[string]any{
 		"least_stall":            uint64(o.StallMin),
+		"tick_ns":                uint64(tick.Nano()),
 		"keep_worst":             o.Worst,
 		"retransmit_tells_error": tells,
 		"conn_pool":              bpfPool{Next: 1, Size: spec.Maps[bpfMapConns].MaxEntries},
@@ -172,11 +181,6 @@ func (p *Probe) attach(spec *ebpf.CollectionSpec) (err error) {
 	if err := p.find(); err != nil {
 		return err
 	}
-	p.lister, err = link.AttachIter(link.IterOptions{Program: p.objects.Programs[bpfProgListConns], Map: maps[bpfMapConnRefs]})
-	if err != nil {
-		return fmt.Errorf("preparing to list the connections: %w", err)
-	}
-	p.links = append(p.links, p.lister)
 	// What was counted until now is the base that the first Read subtracts.
 	if _, err := p.Read(); err != nil {
 		return err
@@ -191,17 +195,44 @@ func (p *Probe) find() error {
 		return fmt.Errorf("preparing to look for connections: %w", err)
 	}
 	defer finder.Close()
-	if err := runIterator(finder); err != nil {
+	r, err := finder.Open()
+	if err != nil {
+		return fmt.Errorf("looking for connections: %w", err)
+	}
+	defer r.Close()
+	if _, err := io.Copy(io.Discard, r); err != nil {
 		return fmt.Errorf("looking for connections: %w", err)
 	}
 	found, err := bpfmap.All[uint32, uint32](p.objects.Maps[bpfMapNamespaces])
 	if err != nil {
 		return err
 	}
+	for _, inum := range mountedNamespaces(p.options.Proc) {
+		p.namespaces[inum] = &namespace{old: true}
+	}
 	for inum, pid := range found {
 		p.namespaces[inum] = &namespace{pids: []int{int(pid)}, old: true}
 	}
 	return nil
+}
+
+// mountedNamespaces are the network namespaces that have a name (ip netns), where there may be no process yet, as far as
+// this process sees them.
+func mountedNamespaces(proc string) (inums []uint32) {
+	text, err := os.ReadFile(filepath.Join(proc, "self/mountinfo"))
+	if err != nil {
+		return nil
+	}
+	const root = 3 // of the fields, see proc_pid_mountinfo(5)
+	for line := range strings.Lines(string(text)) {
+		var inum uint32
+		if f := strings.Fields(line); len(f) > root {
+			if n, _ := fmt.Sscanf(f[root], "net:[%d]", &inum); n == 1 {
+				inums = append(inums, inum)
+			}
+		}
+	}
+	return inums
 }
 
 // Close detaches the probe and frees what it keeps in the kernel.
