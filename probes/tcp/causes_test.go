@@ -56,11 +56,16 @@ func (c cause) run(t *testing.T, provoked bool) {
 	serves := n.Server.Run("server", c.server(server))
 	asks := n.Client.Run("client", c.client(client))
 	counts := w.while(asks, serves)
-	s := w.read()
-	for _, comm := range []string{"client", "server"} {
+	s := ours(w.read())
+	for i, comm := range []string{"client", "server"} {
 		r := row(t, s, comm)
 		log(t, r)
 		for _, found := range r.Stalls {
+			// Processes of a busy or emulated machine do wait for a CPU, and are late to begin.
+			late := found.Cause == snapshot.ReaderNotScheduled || found.Cause == snapshot.ReaderNotReading
+			if late && (testing.Short() || found.Count <= 2 || waitedForCPU(found, counts[i])) && (found.Cause != c.cause || comm != c.of) {
+				continue
+			}
 			if (!provoked || found.Cause != c.cause || comm != c.of) && !slices.Contains(c.also, found.Cause) {
 				t.Errorf("%s: %d of %s", comm, found.Count, found.Cause)
 			}
@@ -72,7 +77,11 @@ func (c cause) run(t *testing.T, provoked bool) {
 	if !provoked {
 		return
 	}
-	if found := stalls(row(t, s, c.of), c.cause); found.Count < c.least || found.Count > max(c.least, c.most) {
+	c.most = max(c.least, c.most)
+	if testing.Short() { // where all takes longer than it should, what is due to a timer is not as clear
+		c.least, c.most, c.each = (c.least+1)/2, 2*c.most, [2]time.Duration{c.each[0] / 4, 2 * c.each[1]}
+	}
+	if found := stalls(row(t, s, c.of), c.cause); found.Count < c.least || found.Count > c.most {
 		t.Errorf("%d are found, of %d to %d", found.Count, c.least, c.most)
 	}
 	for _, l := range s.Worst {
@@ -140,7 +149,7 @@ var provoked = []cause{
 		cause: snapshot.FastRetransmit, of: "client", least: 1, most: 3, each: [2]time.Duration{18 * ms, 30 * ms},
 		also:    []snapshot.Cause{snapshot.CwndLimited},
 		network: func(t testing.TB) *testnet.Network { return slow(t, testnet.DropOnce(testnet.FromClient, 100)) },
-		client:  send(1<<20, nil), server: receive(nil),
+		client:  send(1<<20, nil), server: receive(func(r *testnet.Receive) { r.Socket.RcvBuf = 4 << 20 }),
 	},
 	{
 		cause: snapshot.ZeroWindow, of: "client", least: 1, each: [2]time.Duration{400 * ms, 600 * ms},
@@ -164,7 +173,7 @@ var provoked = []cause{
 	},
 	{
 		cause: snapshot.SlowStartRestart, of: "client", least: 2, most: 20, each: [2]time.Duration{10 * ms, 30 * ms},
-		also:    []snapshot.Cause{snapshot.CwndLimited, snapshot.ReceiveWindow},
+		also:    []snapshot.Cause{snapshot.CwndLimited, snapshot.ReceiveWindow, snapshot.NagleDelayedACK}, // it writes twice
 		network: plain,
 		client: func(e testnet.End) testnet.Load {
 			return testnet.Idle{End: e, Rounds: 2, Warm: 1 << 20, Burst: 200_000, Pause: 2 * time.Second}
@@ -185,10 +194,17 @@ var provoked = []cause{
 		client:  ask(60, func(x *testnet.Exchange) { x.Writes = []int{100, 100} }), server: answer(200, 0),
 	},
 	{
+		cause: snapshot.DelayedACK, of: "server", least: 57, most: 60, each: [2]time.Duration{36 * ms, 50 * ms},
+		also:    []snapshot.Cause{snapshot.NagleDelayedACK}, // what has the client wait
+		network: testnet2,
+		client:  ask(60, func(x *testnet.Exchange) { x.Writes = []int{100, 100} }), server: answer(200, 0),
+	},
+	{
 		cause: snapshot.SendBuffer, of: "client", least: 5, most: 200, each: [2]time.Duration{10 * ms, 30 * ms},
 		also:    []snapshot.Cause{snapshot.CwndLimited},
 		network: plain,
-		client:  send(500_000, func(s *testnet.Send) { s.Socket.SndBuf = 16 << 10 }), server: receive(nil),
+		client:  send(500_000, func(s *testnet.Send) { s.Socket.SndBuf = 16 << 10 }),
+		server:  receive(func(r *testnet.Receive) { r.Socket.RcvBuf = 4 << 20 }),
 	},
 	{
 		cause: snapshot.ReaderNotReading, of: "server", least: 9, most: 11, each: [2]time.Duration{40 * ms, 53 * ms},

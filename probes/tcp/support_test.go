@@ -2,6 +2,7 @@ package tcp_test
 
 import (
 	"net/netip"
+	"os"
 	"testing"
 	"time"
 
@@ -19,15 +20,21 @@ type watch struct {
 	t     testing.TB
 	table *owner.Table
 	probe *tcp.Probe
+	took  time.Duration // to load the probe
 }
 
 func newWatch(t testing.TB, o tcp.Options) *watch {
+	t.Helper()
+	return newWatchOf(t, owner.Options{}, o)
+}
+
+func newWatchOf(t testing.TB, owners owner.Options, o tcp.Options) *watch {
 	t.Helper()
 	livetest.NeedRoot(t)
 	if err := rlimit.RemoveMemlock(); err != nil {
 		t.Fatal(err)
 	}
-	table, err := owner.Load(owner.Options{})
+	table, err := owner.Load(owners)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,16 +43,18 @@ func newWatch(t testing.TB, o tcp.Options) *watch {
 			t.Error(err)
 		}
 	})
+	begin := time.Now()
 	probe, err := tcp.Load(table, o)
 	if err != nil {
 		t.Fatal(err)
 	}
+	took := time.Since(begin)
 	t.Cleanup(func() {
 		if err := probe.Close(); err != nil {
 			t.Error(err)
 		}
 	})
-	return &watch{t, table, probe}
+	return &watch{t, table, probe, took}
 }
 
 // while lets processes do their work, and keeps the process table in order as culprit does.
@@ -88,6 +97,11 @@ func (w *watch) read() snapshot.TCP {
 		}
 	}
 	return s
+}
+
+// ours leaves out what processes of others do on the machine, which may be called as those that the test started.
+func ours(s snapshot.TCP) snapshot.TCP {
+	return s.Filter(func(p snapshot.Process) bool { return p.PPID == os.Getpid() })
 }
 
 // row is that of the processes called comm.

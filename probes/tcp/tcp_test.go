@@ -35,7 +35,7 @@ func TestBytesAreExact(t *testing.T) {
 		if made := r.Opened + r.Accepted; made != uint64(count) || r.Closed != made || r.Open != 0 || r.Failed() != 0 {
 			t.Errorf("%s: made %d connections, closed %d, %d are open, %d failed; want %d", comm, made, r.Closed, r.Open, r.Failed(), count)
 		}
-		if len(r.Stalls) > 0 {
+		if len(r.Stalls) > 0 && !testing.Short() { // which is for machines that are slow
 			t.Errorf("%s: stalls: %v", comm, r.Stalls)
 		}
 	}
@@ -49,6 +49,27 @@ func balance(t *testing.T, s snapshot.TCP) {
 		if c.Residual() != 0 {
 			t.Errorf("%s: %d, by the kernel's count %d, skew %d", c.Name, c.Ours, c.Kernel, c.Skew)
 		}
+	}
+}
+
+// The kernel's counters are read where most processes have ended before anybody looked.
+func TestAuditOutlivesProcesses(t *testing.T) {
+	n := testnet.NewVeth(t)
+	inhabit(n)
+	w := newWatch(t, tcp.Options{})
+	const count = 12
+	end := testnet.End{Address: at(n.Server, 7000)}
+	listen := end
+	listen.Listen = true
+	server := n.Server.Run("answer", testnet.Answer{End: listen, Connections: count, Requests: []int{10}, Reply: 10})
+	for range count {
+		n.Client.Run("ask", testnet.Exchange{End: end, Count: 1, Writes: []int{10}, Reply: 10}).Wait()
+	}
+	w.while(server)
+	s := w.read()
+	balance(t, s)
+	if made := row(t, s, "ask").Opened; made != count || s.Kernel[0].Kernel < count {
+		t.Errorf("%d connections, by the kernel's count %d", made, s.Kernel[0].Kernel)
 	}
 }
 

@@ -28,6 +28,11 @@ func (e End) each(count int, f func(i int, c conn) (Counts, error)) (sum Counts,
 		}
 		defer unix.Close(listening)
 	}
+	return e.eachAt(listening, count, f)
+}
+
+// eachAt is each, where somebody listens already.
+func (e End) eachAt(listening, count int, f func(i int, c conn) (Counts, error)) (sum Counts, err error) {
 	for i := range count {
 		var c conn
 		if e.Listen {
@@ -103,7 +108,7 @@ func (e End) listen() (int, error) {
 		err = unix.Bind(fd, at)
 	}
 	if err == nil {
-		err = unix.Listen(fd, 128)
+		err = unix.Listen(fd, unix.SOMAXCONN)
 	}
 	if err != nil {
 		unix.Close(fd)
@@ -190,6 +195,21 @@ func (c conn) readSome(buf []byte) (n int, err error) {
 		return 0, fmt.Errorf("reading: %w", err)
 	}
 	return n, nil
+}
+
+// readUntil reads what comes first, if anything does until then, and tells whether more can come.
+func (c conn) readUntil(due time.Time, buf []byte, counts *Counts) (more bool, err error) {
+	timeout := unix.NsecToTimespec(max(0, int64(time.Until(due))))
+	n, err := unix.Ppoll([]unix.PollFd{{Fd: int32(c), Events: unix.POLLIN}}, &timeout, nil)
+	if errors.Is(err, unix.EINTR) || n == 0 {
+		return true, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("waiting for something to read: %w", err)
+	}
+	n, err = c.readSome(buf)
+	counts.Received += int64(n)
+	return n > 0, err
 }
 
 // readEnd is until the other end has closed the connection.

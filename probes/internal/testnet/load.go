@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -12,8 +14,8 @@ import (
 	"culprit/probes/internal/livetest"
 )
 
-// Load is what a process does: Exchange, Answer, Send, Receive, Short, Idle, HandOver, TakeOver, Inherit or Spin. It does that
-// on one thread with plain system calls: package net would have another thread wait for it.
+// Load is what a process does: Exchange, Answer, Send, Receive, Talk, Short, Idle, HandOver, TakeOver, Inherit, Prefork, Hold or Spin, which do
+// that on one thread with plain system calls, as package net would have another thread wait for it; Serve or Browse, which do not.
 type Load interface {
 	run() (Counts, error)
 	end() End
@@ -34,7 +36,8 @@ type Counts struct {
 	Sent, Received int64
 	Took           []time.Duration // what each kind of load says
 	Windows        []Window        // of Idle
-	Heir           *Counts         // of Inherit
+	Heir           *Counts         // of Inherit: the process that it starts. Of Prefork, too
+	RunDelay       time.Duration   // that all its threads waited for a CPU
 }
 
 func (c *Counts) add(other Counts) {
@@ -86,7 +89,9 @@ func Jobs() map[string]livetest.Job {
 	return map[string]livetest.Job{
 		name(Exchange{}): job[Exchange], name(Answer{}): job[Answer], name(Send{}): job[Send], name(Receive{}): job[Receive],
 		name(Short{}): job[Short], name(Idle{}): job[Idle], name(HandOver{}): job[HandOver], name(TakeOver{}): job[TakeOver],
-		name(Inherit{}): job[Inherit], name(heir{}): job[heir], name(Spin{}): job[Spin],
+		name(Inherit{}): job[Inherit], name(heir{}): job[heir], name(Prefork{}): job[Prefork], name(worker{}): job[worker],
+		name(Hold{}): job[Hold], name(Spin{}): job[Spin],
+		name(Talk{}): job[Talk], name(Serve{}): job[Serve], name(Browse{}): job[Browse],
 	}
 }
 
@@ -103,7 +108,34 @@ func job[L Load](args []string) (any, error) {
 	if err := l.end().settle(); err != nil {
 		return nil, err
 	}
-	return l.run()
+	counts, err := l.run()
+	if err == nil {
+		counts.RunDelay, err = runDelay()
+	}
+	return counts, err
+}
+
+// runDelay is how long this process's threads have waited for a CPU, by the kernel's count.
+func runDelay() (sum time.Duration, err error) {
+	threads, err := filepath.Glob("/proc/self/task/*/schedstat")
+	if err != nil {
+		return 0, err
+	}
+	for _, thread := range threads {
+		text, err := os.ReadFile(thread)
+		if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) {
+			continue // it has ended
+		}
+		var run, delay time.Duration
+		if err == nil {
+			_, err = fmt.Sscan(string(text), &run, &delay)
+		}
+		if err != nil {
+			return 0, fmt.Errorf("reading %s: %w", thread, err)
+		}
+		sum += delay
+	}
+	return sum, nil
 }
 
 // settle takes the calling thread where it shall run.
@@ -128,9 +160,11 @@ func (e End) settle() error {
 type Exchange struct {
 	End
 	Count  int
-	Writes []int // bytes of each
-	Reply  int   // bytes
-	Pause  time.Duration
+	Writes []int         // bytes of each
+	Reply  int           // bytes
+	Work   time.Duration // that it computes before it reads the reply, by the clock,
+	Late   time.Duration // and then sleeps
+	Pause  time.Duration // after that
 }
 
 func (e Exchange) run() (Counts, error) {
@@ -145,6 +179,9 @@ func (e Exchange) exchange(c conn, count int) (counts Counts, err error) {
 				return counts, err
 			}
 		}
+		for begin := time.Now(); time.Since(begin) < e.Work; {
+		}
+		sleep(e.Late)
 		if err := c.read(e.Reply, &counts); err != nil {
 			return counts, err
 		}
@@ -158,7 +195,7 @@ func (e Exchange) exchange(c conn, count int) (counts Counts, err error) {
 type Answer struct {
 	End
 	Connections int   // 0 is 1
-	Requests    []int // their bytes, in turn
+	Requests    []int // their bytes, in turn; if there are none, a connection is closed after the sleep
 	Reply       int   // bytes
 	Sleep       time.Duration
 }
@@ -169,6 +206,10 @@ func (a Answer) run() (counts Counts, err error) {
 
 // answer ends with the requests, or after so many of them.
 func (a Answer) answer(c conn, most int) (counts Counts, err error) {
+	if len(a.Requests) == 0 {
+		sleep(a.Sleep)
+		return counts, nil
+	}
 	for i := 0; most == 0 || i < most; i++ {
 		if err := c.read(a.Requests[i%len(a.Requests)], &counts); errors.Is(err, errEnd) {
 			return counts, nil
@@ -243,6 +284,42 @@ func (r Receive) run() (Counts, error) {
 	})
 }
 
+// Talk writes every so often, and reads what comes meanwhile: of two of them, neither waits for the other.
+type Talk struct {
+	End
+	Writes int
+	Size   int // bytes of each
+	Every  time.Duration
+}
+
+func (l Talk) run() (Counts, error) {
+	return l.once(func(c conn) (counts Counts, err error) {
+		buf := make([]byte, defaultChunk)
+		begin, more := time.Now(), true
+		for i := range l.Writes {
+			due := begin.Add(time.Duration(i+1) * l.Every)
+			for more && time.Now().Before(due) {
+				if more, err = c.readUntil(due, buf, &counts); err != nil {
+					return counts, err
+				}
+			}
+			sleep(time.Until(due))
+			if err := c.write(l.Size, &counts); err != nil {
+				return counts, err
+			}
+		}
+		if err := unix.Shutdown(int(c), unix.SHUT_WR); err != nil {
+			return counts, err
+		}
+		for more {
+			if more, err = c.readUntil(time.Now().Add(patience), buf, &counts); err != nil {
+				return counts, err
+			}
+		}
+		return counts, nil
+	})
+}
+
 // Idle has its congestion window grow with a request of one size to Answer, pauses, and sends one of another size, which are
 // what Took says. It needs a congestion control that starts anew then, like cubic.
 type Idle struct {
@@ -284,6 +361,46 @@ func (i Idle) run() (Counts, error) {
 		}
 		return counts, nil
 	})
+}
+
+// Hold makes so many connections, and keeps them until the test ends.
+type Hold struct {
+	End
+	Count int
+}
+
+func (h Hold) run() (counts Counts, err error) {
+	const others = 100 // files
+	files := unix.Rlimit{Cur: uint64(h.Count + others), Max: uint64(h.Count + others)}
+	var now unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &now); err != nil {
+		return counts, err
+	}
+	if now.Cur < files.Cur {
+		files.Max = max(files.Max, now.Max)
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &files); err != nil {
+			return counts, fmt.Errorf("getting room for %d connections: %w", h.Count, err)
+		}
+	}
+	listening := -1
+	if h.Listen {
+		if listening, err = h.listen(); err != nil {
+			return counts, err
+		}
+	}
+	for range h.Count {
+		if h.Listen {
+			_, err = accept(listening)
+		} else {
+			_, err = h.dial()
+		}
+		if err != nil {
+			return counts, err
+		}
+	}
+	for {
+		sleep(time.Hour)
+	}
 }
 
 // Spin computes, all the time or in bursts. With RealTime, whoever else is to run on its CPU waits for a burst's end; a

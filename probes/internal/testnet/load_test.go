@@ -256,3 +256,38 @@ func TestOwnersChange(t *testing.T) {
 		check(t, "server", answerer.Wait(), 1, count)
 	})
 }
+
+func TestHTTP(t *testing.T) {
+	n := NewVeth(t)
+	client, server := ends(n)
+	s := n.Server.Run("serves", Serve{End: server})
+	b := n.Client.Run("browses", Browse{End: client, Clients: 3, For: 500 * ms, Most: 100_000, Reuse: 20, Pause: ms})
+	counted := b.Wait()
+	agree(t, counted, s.Wait())
+	if counted.Connections < 4 || len(counted.Took) < 3*20 || counted.Received < 1_000_000 {
+		t.Errorf("%d connections, %d requests, %d bytes", counted.Connections, len(counted.Took), counted.Received)
+	}
+}
+
+// The kernel's count of what a load waited for a CPU is that of its own process.
+func TestRunDelay(t *testing.T) {
+	n := NewVeth(t)
+	n.Server.Run("spins", Spin{End: End{CPUs: []int{0}}, For: time.Minute, RealTime: true, Burst: 30 * ms, Pause: 30 * ms})
+	spin := Spin{End: End{CPUs: []int{0}}, For: 600 * ms}
+	if waited := n.Client.Run("waits", spin).Wait().RunDelay; waited < 200*ms || waited > 600*ms {
+		t.Errorf("it waited for %v", waited)
+	}
+}
+
+// Neither waits for the other, and both hear everything.
+func TestTalk(t *testing.T) {
+	n := NewVeth(t)
+	client, server := ends(n)
+	s := n.Server.Run("server", Talk{End: server, Writes: 20, Size: 600, Every: 10 * ms})
+	c := n.Client.Run("client", Talk{End: client, Writes: 4, Size: 20, Every: 30 * ms})
+	counted := c.Wait()
+	agree(t, counted, s.Wait())
+	if counted.Sent != 4*20 || counted.Received != 20*600 {
+		t.Errorf("%+v", counted)
+	}
+}

@@ -171,29 +171,34 @@ func (i Inherit) run() (Counts, error) {
 		}
 		rest := heir{i.Exchange}
 		rest.Count -= i.First
-		arguments, err := json.Marshal(rest)
-		if err != nil {
-			return counts, err
-		}
-		cmd, err := livetest.ChildCommand(i.Heir, name(rest), string(arguments))
-		if err != nil {
-			return counts, err
-		}
-		own, err := unix.FcntlInt(uintptr(c), unix.F_DUPFD_CLOEXEC, 0)
-		if err != nil {
-			return counts, err
-		}
-		f := os.NewFile(uintptr(own), "connection")
-		defer f.Close()
-		cmd.ExtraFiles, cmd.Stderr = []*os.File{f}, os.Stderr // inherited is 3
-		text, err := cmd.Output()
-		if err != nil {
-			return counts, fmt.Errorf("the heir: %w", err)
-		}
-		return counts, json.Unmarshal(text, &heirs)
+		return counts, inherit(i.Heir, rest, int(c), &heirs)
 	})
 	counts.Heir = &heirs
 	return counts, err
+}
+
+// inherit has a process called comm do a load with a file of this process's, which is inherited there.
+func inherit(comm string, l Load, fd int, counts *Counts) error {
+	arguments, err := json.Marshal(l)
+	if err != nil {
+		return err
+	}
+	cmd, err := livetest.ChildCommand(comm, name(l), string(arguments))
+	if err != nil {
+		return err
+	}
+	own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	f := os.NewFile(uintptr(own), "connection")
+	defer f.Close()
+	cmd.ExtraFiles, cmd.Stderr = []*os.File{f}, os.Stderr
+	text, err := cmd.Output()
+	if err != nil {
+		return fmt.Errorf("%s: %w", comm, err)
+	}
+	return json.Unmarshal(text, counts)
 }
 
 const inherited conn = 3
@@ -202,3 +207,26 @@ const inherited conn = 3
 type heir struct{ Exchange }
 
 func (h heir) run() (Counts, error) { return h.exchange(inherited, h.Count) }
+
+// Prefork is an Answer that only listens: a process that it starts, called Worker, accepts the connections.
+type Prefork struct {
+	Answer
+	Worker string
+}
+
+func (p Prefork) run() (Counts, error) {
+	listening, err := p.listen()
+	if err != nil {
+		return Counts{}, err
+	}
+	var workers Counts
+	err = inherit(p.Worker, worker{p.Answer}, listening, &workers)
+	return Counts{Heir: &workers}, errors.Join(err, unix.Close(listening))
+}
+
+// worker accepts connections from the socket that it has inherited.
+type worker struct{ Answer }
+
+func (w worker) run() (Counts, error) {
+	return w.eachAt(int(inherited), max(w.Connections, 1), func(_ int, c conn) (Counts, error) { return w.answer(c, 0) })
+}
