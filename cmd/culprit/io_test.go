@@ -180,31 +180,33 @@ func TestSecondInterruptKills(t *testing.T) {
 // however it ended.
 func TestNothingLeftAttached(t *testing.T) {
 	needRoot(t)
-	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGKILL} {
-		cmd := exec.Command(program(), "io", "0.1")
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		bufio.NewReader(out).ReadString('\n') // it is attached
-		loaded := programsOf(t, cmd.Process.Pid)
-		if len(loaded) == 0 {
-			t.Fatal("it has no programs")
-		}
-		cmd.Process.Signal(signal)
-		cmd.Wait()
-		// The kernel frees them a moment later.
-		for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-			left := existing(loaded)
-			if len(left) == 0 {
-				break
+	for _, command := range []string{"io", "tcp"} {
+		for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGKILL} {
+			cmd := exec.Command(program(), command, "0.1")
+			out, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
 			}
-			if time.Now().After(deadline) {
-				t.Errorf("after %v, these programs are still there: %v", signal, left)
-				break
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			bufio.NewReader(out).ReadString('\n') // it is attached
+			loaded := programsOf(t, cmd.Process.Pid)
+			if len(loaded) == 0 {
+				t.Fatalf("%s has no programs", command)
+			}
+			cmd.Process.Signal(signal)
+			cmd.Wait()
+			// The kernel frees them a moment later.
+			for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+				left := existing(loaded)
+				if len(left) == 0 {
+					break
+				}
+				if time.Now().After(deadline) {
+					t.Errorf("after %v, these programs of %s are still there: %v", signal, command, left)
+					break
+				}
 			}
 		}
 	}

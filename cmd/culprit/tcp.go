@@ -84,6 +84,9 @@ and lists are made of these alone. The audit stays that of everybody.`,
 			if err := f.tableOnly("hist", f.hist); err != nil {
 				return err
 			}
+			if len(f.remotes) == 0 && cmd.Flags().Changed("remote") { // an empty variable of a script
+				f.remotes = []string{""}
+			}
 			if err := f.checkEnds(); err != nil {
 				return err
 			}
