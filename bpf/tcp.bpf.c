@@ -420,7 +420,8 @@ int BPF_PROG(segment_again, struct sock *sk)
 	state = BPF_CORE_READ_BITFIELD(tp, inet_conn.icsk_ca_state);
 	since = c->timer_since;
 	conn_move(c, tp->snd_una, tp->snd_nxt, tp->tcp_wstamp_ns, now);
-	if (c->timer_kind && now - c->timer_at < 1000000000) {
+	/* Right after the timer, or once a process that had the socket's lock lets go of it. */
+	if (c->timer_kind && state != TCP_CA_Recovery && now - c->timer_at < 100000000) {
 		cause = c->timer_kind == ICSK_TIME_RETRANS ? STALL_RTO : STALL_TAIL_LOSS_PROBE;
 	} else if (state == TCP_CA_Recovery && (c->recovery != tp->high_seq || !c->recovery)) {
 		cause = STALL_FAST_RETRANSMIT;
@@ -645,13 +646,12 @@ SEC("tp_btf/tcp_destroy_sock")
 int BPF_PROG(socket_gone, struct sock *sk)
 {
 	struct conn *c = conn_of(sk);
-	__u64 address, now;
+	__u64 address = as_number(sk), now;
 
+	bpf_map_delete_elem(&conn_timers, &address);
 	if (!c)
 		return 0;
 	now = bpf_ktime_get_ns();
-	address = as_number(sk);
-	bpf_map_delete_elem(&conn_timers, &address);
 	conn_look(c);
 	if (!c->closed) /* that reached no program */
 		c->closed = now;

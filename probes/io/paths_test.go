@@ -324,8 +324,11 @@ func TestBooks(t *testing.T) {
 				t.Errorf("%s: %d bytes are %s", fs, r.Bytes(), r.App)
 			}
 		}
-		if all := d.Ours.ReadBytes + d.Ours.WriteBytes; unattributed*1000 > all {
-			t.Errorf("%s: %d of %d bytes are unattributed", fs, unattributed, all)
+		// What merged into a request whose completion was hidden has no owner either: a few bytes for each of its own.
+		ops := d.Ours.Reads + d.Ours.Writes
+		most := max(0.001, 4*float64(w.Loss(livetest.Unseen))/float64(ops))
+		if all := float64(d.Ours.ReadBytes + d.Ours.WriteBytes); float64(unattributed) > most*all {
+			t.Errorf("%s: %d of %.0f bytes are unattributed", fs, unattributed, all)
 		}
 		w.LogRows(disk.Name, 8)
 	}

@@ -3,6 +3,7 @@ package tcp
 import (
 	"fmt"
 
+	"culprit/probes/bpfmap"
 	"culprit/probes/snapshot"
 )
 
@@ -38,6 +39,14 @@ const listsUntilGone = 12
 func (p *Probe) retire(slot uint32, c bpfConn) error {
 	p.take(slot, c)
 	p.seen[slot] = seen{}
+	if c.Ended == 0 {
+		timers, at := p.objects.Maps[bpfMapConnTimers], uint32(0)
+		if err := timers.Lookup(c.Sk, &at); err == nil && at == slot {
+			if err := bpfmap.Forget(timers, c.Sk); err != nil {
+				return err
+			}
+		}
+	}
 	p.conns.Set(slot, bpfConn{})
 	if err := p.objects.Maps[bpfMapConnsReturned].Put(nil, slot); err != nil {
 		return fmt.Errorf("giving a connection's slot back: %w", err)
