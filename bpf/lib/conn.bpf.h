@@ -265,9 +265,17 @@ static __always_inline void count_written(struct conn_counts *n, struct tcp_sock
 static __always_inline void conn_settle(struct conn *c, struct tcp_sock *tp, __u32 written)
 {
 	struct conn_counts n = {}, told = c->now;
-	__s32 unread = tp->rcv_nxt - has_fin(c->sk) - c->copied;
+	struct conn_counts again = {};
+	__s32 unread = 0;
 
-	conn_count(&n, c->sk);
+	/* After a write nobody holds the socket's lock. */
+	for (int i = 0; i < 4; i++) {
+		conn_count(&n, c->sk);
+		unread = tp->rcv_nxt - has_fin(c->sk) - c->copied;
+		conn_count(&again, c->sk);
+		if (n.received == again.received)
+			break;
+	}
 	count_written(&n, tp, written);
 	if (unread > 0)
 		n.received -= unread;

@@ -254,8 +254,8 @@ func TestTimes(t *testing.T) {
 	}{
 		{"connect", r.Connect, 1, roundTrip, roundTrip + 5*ms},
 		{"first byte", r.FirstByte, 1, roundTrip, roundTrip + 5*ms},
-		{"life", r.Life, 1, (exchanges + 1) * roundTrip, (exchanges+1)*roundTrip + 50*ms},
-		{"the server's life", row(t, s, "answer").Life, 1, exchanges * roundTrip, (exchanges+1)*roundTrip + 50*ms},
+		{"life", r.Life, 1, (exchanges + 1) * roundTrip, (exchanges+1)*(roundTrip+5*ms) + 50*ms},
+		{"the server's life", row(t, s, "answer").Life, 1, exchanges * roundTrip, (exchanges+1)*(roundTrip+5*ms) + 50*ms},
 	} {
 		t.Logf("%s: %v", h.name, time.Duration(h.h.Max))
 		if h.h.Count() != h.count || time.Duration(h.h.Max) < h.least || time.Duration(h.h.Max) > h.most {

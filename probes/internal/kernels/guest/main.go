@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"culprit/probes/internal/kernels/wire"
@@ -30,11 +31,26 @@ func main() {
 	unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 }
 
+// loopback brings up the device that tests talk to themselves by.
+func loopback() error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return fmt.Errorf("looking for the loopback device: %w", err)
+	}
+	if err := netlink.LinkSetUp(lo); err != nil {
+		return fmt.Errorf("bringing up the loopback device: %w", err)
+	}
+	return nil
+}
+
 func run() error {
 	for fs, dir := range map[string]string{"devtmpfs": "/dev", "sysfs": "/sys"} {
 		if err := mount(fs, dir); err != nil {
 			return err
 		}
+	}
+	if err := loopback(); err != nil {
+		return err
 	}
 	disks, err := waitForDisks()
 	if err != nil {
