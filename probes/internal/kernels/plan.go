@@ -25,9 +25,10 @@ var plans = []planned{
 		"TestScripts/output|TestScripts/usage|TestHostFiles|TestContainerNames|TestFileCapabilitiesReadNoChosenFile"},
 	// Tables that are full, and what the guests have no loads for: perf, stress-ng, the Go compiler.
 	{dir: "probes/sched", skip: "TestLossesAreSeen|TestAgainstPerf|TestDepth|TestScale"},
-	// Traffic as fast as it gets, tables that are full or large, and the same once more.
+	// Traffic as fast as it gets, tables that are full or large, the same once more, and who goes on within 0.3 ms of an acknowledgement:
+	// emulated machines are late.
 	{dir: "probes/tcp", skip: "TestHealthyTraffic|TestMisleadingTraffic|TestRemedies|TestLosses|TestFullTableRecovers|TestScale|" +
-		"TestReadingsAddUp|TestNagle|TestAcceptedElsewhere"},
+		"TestReadingsAddUp|TestNagle|TestAcceptedElsewhere|TestCauses/delayed_ack"},
 	{dir: "probes/owner"},
 }
 
