@@ -44,31 +44,10 @@ static __always_inline int bio_merged(struct bio *bio, bool again)
 	return bio_keep_owner(as_number(bio), &own, again);
 }
 
-SEC("tp_btf/block_bio_backmerge")
-int BPF_PROG(bio_backmerge, struct bio *bio)
-{
-	return bio_merged(bio, false);
-}
-
-/* See programs_are_preempted(). */
-SEC("tp_btf/block_bio_backmerge")
-int BPF_PROG(bio_backmerge_again, struct bio *bio)
-{
-	return bio_merged(bio, true);
-}
+TP_BTF_TWICE("block_bio_backmerge", bio_backmerge, bio_merged(bio, again), struct bio *bio)
 
 /* The bio goes in front of the one whose submitter the slot has: that one is no longer first, and has no entry. */
-SEC("tp_btf/block_bio_frontmerge")
-int BPF_PROG(bio_frontmerge, struct bio *bio)
-{
-	return bio_merged(bio, false);
-}
-
-SEC("tp_btf/block_bio_frontmerge")
-int BPF_PROG(bio_frontmerge_again, struct bio *bio)
-{
-	return bio_merged(bio, true);
-}
+TP_BTF_TWICE("block_bio_frontmerge", bio_frontmerge, bio_merged(bio, again), struct bio *bio)
 
 struct rq_merge {
 	__u64 bio;
@@ -237,17 +216,7 @@ static __always_inline int started(struct request *rq, enum scratch_user user)
 	return 0;
 }
 
-SEC("tp_btf/block_io_start")
-int BPF_PROG(request_start, struct request *rq)
-{
-	return started(rq, SCRATCH_START);
-}
-
-SEC("tp_btf/block_io_start")
-int BPF_PROG(request_start_again, struct request *rq)
-{
-	return started(rq, SCRATCH_START_AGAIN);
-}
+TP_BTF_TWICE("block_io_start", request_start, started(rq, again ? SCRATCH_START_AGAIN : SCRATCH_START), struct request *rq)
 
 /* Keeps who submits a bio, and why, until its request or it itself is seen again. */
 static __always_inline int keep_submitter(struct bio *bio, __u64 start)

@@ -2,7 +2,7 @@
 /*
  * Run-queue latency: how long each thread waited for a CPU, and what occupied the CPU meanwhile.
  *
- * One hook does it. At sched_switch the kernel has not yet taken note of the arrival
+ * One hook does that. At sched_switch the kernel has not yet taken note of the arrival
  * (sched_info_switch() runs after the tracepoint, kernel/sched/stats.h), so sched_info.last_queued still
  * says since when the next thread has waited, in the run queue's clock; what it waited on
  * other run queues before is the growth of sched_info.run_delay since it last ran. The
@@ -11,27 +11,20 @@
  *
  * Keeps: a slot per thread, a histogram per process, each CPU's run history. Can lose: see enum loss.
  *
- * Costs, by `make bench` on 6.18, of which some 50 ns are the measurement's own: 155 ns a context switch. An
- * interrupt or softirq is seen twice.
+ * Who caused network softirqs is told by each packet's addresses and ports (lib/flows.bpf.h).
+ *
+ * Costs, by `make bench` on 6.18, of which some 50 ns are the measurement's own: 155 ns a context switch, 175 ns a packet that a
+ * softirq receives, 110 ns a read from a TCP connection. An interrupt or softirq is seen twice.
  */
+#include "lib/flows.bpf.h"
 #include "lib/hist.bpf.h"
 #include "lib/runs.bpf.h"
+#include "lib/sleep.bpf.h"
 #include <bpf/bpf_tracing.h>
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
 /* ---- what is kept ---- */
-
-/* Why a thread is not running. */
-enum off {
-	OFF_RUNNABLE, /* waits for a CPU; what of it the kernel does not count as waiting is in slept[OFF_RUNNABLE] */
-	OFF_DISK,     /* in_iowait */
-	OFF_BLOCKED,  /* uninterruptible otherwise */
-	OFF_ASLEEP,
-	OFF_MAX,
-};
-
-const enum off *off_type __attribute__((unused));
 
 #define CULPRITS 6
 
@@ -114,6 +107,7 @@ struct sched_process {
 	__u64 worst_floor;    /* longer waits may be among the worst of its group */
 	__u32 worst_interval; /* then */
 	__u32 zero;
+	__u64 caused; /* ns of softirqs that receive packets for its sockets */
 };
 
 struct {
@@ -125,7 +119,7 @@ struct {
 } sched_processes SEC(".maps");
 
 /* The worst waits of a group in an interval, so that few others are told of. */
-#define WORST 5
+#define WORST 10
 
 struct worst {
 	__u64 ns[WORST];
@@ -153,7 +147,7 @@ struct exemplar {
 	struct {
 		__u32 owner, tid;
 		__u64 ns;
-	} ran[RUNS];
+	} ran[RUNS]; /* those that there are, when told of */
 };
 
 struct {
@@ -170,6 +164,12 @@ struct {
 } exemplar_scratch SEC(".maps");
 
 const volatile bool keep_worst;
+
+/* Only those of processes that are followed. */
+const volatile bool worst_followed;
+
+/* Of threads that use TCP connections, user space is told of each wait of so many ns or more: it may be why such a one stalled. */
+const volatile __u64 talkers_wait = -1;
 
 /* Counted up by user space before each run of the iterator. */
 volatile __u32 list_number;
@@ -397,7 +397,9 @@ checked_once int charge_history(__u32 cpu, __u32 thread, __u64 from, __u64 to)
 	if (w.to > from) {
 		__u64 number = c->runs > RUNS ? c->runs - RUNS : 0;
 
-		if (c->runs && c->run[number & (RUNS - 1)].start <= from) {
+		if (!c->runs) {
+			w.reached = w.to; /* nothing was seen of this CPU yet */
+		} else if (c->run[number & (RUNS - 1)].start <= from) {
 			w.number = c->runs;
 			bpf_loop(RUNS, charge_runs, &w, 0);
 		} else {
@@ -630,25 +632,16 @@ static long exemplar_run(__u32 i, void *ctx)
 	return 0;
 }
 
-/* Tells user space of a wait if it is among the worst of its group in this interval. */
-checked_once int worst_note(__u32 thread, __u64 wait, __u64 queued, __u64 quota, __u64 elsewhere)
+/* Whether a wait is among the worst of its group in this interval: then it is from now on. All that is followed is one group. */
+checked_once int worst_note(__u32 owner, __u64 wait)
 {
-	__u32 cpu = bpf_get_smp_processor_id();
-	struct thread *t = bpf_map_lookup_elem(&threads, &thread);
-	struct cpu *c = bpf_map_lookup_elem(&cpus, &cpu);
-	struct charging w = { .cpu = cpu, .to = -1 };
 	struct sched_process *p;
 	struct worst *kept, fresh = {};
-	struct exemplar *e;
-	__u32 owner, group, least = 0, zero = 0;
+	__u32 group = worst_followed ? 0 : group_of(owner), least = 0;
 	__u64 floor;
 
-	if (!t || !c)
-		return 0;
-	owner = t->owner;
-	group = group_of(owner);
 	p = bpf_map_lookup_elem(&sched_processes, &owner);
-	if (!p)
+	if (!p || (worst_followed && !is_followed(owner)))
 		return 0;
 	kept = bpf_map_lookup_elem(&worsts, &group);
 	if (!kept || kept->interval != interval) {
@@ -672,15 +665,30 @@ checked_once int worst_note(__u32 thread, __u64 wait, __u64 queued, __u64 quota,
 	for (int i = 0; i < WORST; i++)
 		if (i == least)
 			kept->ns[i] = wait;
-	e = bpf_map_lookup_elem(&exemplar_scratch, &zero);
-	if (!e)
+	return 1;
+}
+
+/* Tells user space of a wait of the thread that its CPU has now. */
+checked_once int wait_tell(__u64 at, __u64 wait, __u64 queued, __u64 quota, __u64 elsewhere)
+{
+	__u32 cpu = bpf_get_smp_processor_id(), zero = 0, thread, n;
+	struct cpu *c = bpf_map_lookup_elem(&cpus, &cpu);
+	struct exemplar *e = bpf_map_lookup_elem(&exemplar_scratch, &zero);
+	struct charging w = { .cpu = cpu, .to = -1 };
+	struct thread *t;
+
+	if (!c || !e)
 		return 0;
-	e->at = bpf_ktime_get_ns();
+	thread = c->thread;
+	t = bpf_map_lookup_elem(&threads, &thread);
+	if (!t)
+		return 0;
+	e->at = at;
 	e->wait = wait;
 	e->elsewhere = elsewhere;
 	e->quota = quota;
 	e->irq = e->softirq = 0;
-	e->owner = owner;
+	e->owner = t->owner;
 	e->tid = t->tid;
 	e->cpu = cpu;
 	e->n = 0;
@@ -697,7 +705,8 @@ checked_once int worst_note(__u32 thread, __u64 wait, __u64 queued, __u64 quota,
 		e->ran[0].ns = wait;
 		e->n = 1;
 	}
-	if (bpf_ringbuf_output(&exemplars, e, sizeof(*e), BPF_RB_NO_WAKEUP))
+	n = e->n < RUNS ? e->n : RUNS;
+	if (bpf_ringbuf_output(&exemplars, e, offsetof(struct exemplar, ran) + n * sizeof(e->ran[0]), BPF_RB_NO_WAKEUP))
 		lose(LOSS_WORST_WAITS_DROPPED);
 	return 0;
 }
@@ -771,6 +780,8 @@ int BPF_PROG(thread_switch, bool preempt, struct task_struct *prev, struct task_
 				wait = prev->sched_info.run_delay - t->expected;
 				t->expected += wait;
 				charge_history(cpu, thread, c->since - wait, c->since);
+				if (wait >= talkers_wait && tc && tc->marks & TASK_TALKS)
+					wait_tell(bpf_ktime_get_ns() - (now - c->since), wait, c->since - wait, 0, 0);
 			}
 		}
 	}
@@ -800,6 +811,8 @@ int BPF_PROG(thread_switch, bool preempt, struct task_struct *prev, struct task_
 		t->softirq += softirq;
 		t->switches++;
 		t->off = off_reason(prev, preempt, state);
+		if (tell_sleeps && t->off == OFF_ASLEEP && prev->mm && is_followed(t->owner) && !is_foreign(prev))
+			t->off = sleeps_for(as_number((void *)bpf_task_pt_regs(prev)), as_number(prev->files));
 		t->off_at = now;
 		leaf = prev->se.cfs_rq;
 		if (is_leaf_throttled(leaf) && is_throttled(prev)) {
@@ -862,7 +875,7 @@ int BPF_PROG(thread_switch, bool preempt, struct task_struct *prev, struct task_
 	t->waited = 0;
 	/* Clocks of two CPUs can differ by less than a microsecond. */
 	if (t->off_at && (__s64)(now - t->off_at - wait) > 0)
-		t->slept[t->off & 3] += now - t->off_at - wait;
+		t->slept[t->off & (OFF_MAX - 1)] += now - t->off_at - wait;
 	t->on_at = now;
 	t->off_at = 0;
 	wait += delay;
@@ -878,8 +891,9 @@ int BPF_PROG(thread_switch, bool preempt, struct task_struct *prev, struct task_
 	t->latencies += wait;
 	hist_add(&p->wait, wait);
 	max_add(&p->max, wait);
-	if (keep_worst && (wait > p->worst_floor || p->worst_interval != interval))
-		worst_note(thread, wait, queued, quota, elsewhere);
+	if ((keep_worst && (wait > p->worst_floor || p->worst_interval != interval) && worst_note(owner, wait)) ||
+	    (wait >= talkers_wait && tc->marks & TASK_TALKS))
+		wait_tell(bpf_ktime_get_ns(), wait, queued, quota, elsewhere);
 	return 0;
 }
 
@@ -966,15 +980,28 @@ INTERRUPT(irq_work, irq_work_entry, irq_work_exit)
 INTERRUPT(ipi, ipi_entry, ipi_exit)
 
 SEC("tp_btf/softirq_entry")
-int BPF_PROG(softirq_begins)
+int BPF_PROG(softirq_begins, unsigned int kind)
 {
 	struct cpu *c = this_cpu();
 
 	if (c) {
 		c->softirq_since = bpf_ktime_get_ns();
 		c->softirq_irq = c->irq;
+		c->is_net = kind == NET_RX_SOFTIRQ;
+		c->packet_owner = 0; /* should the end of the last one have reached no program */
 	}
 	return 0;
+}
+
+/* A packet's time lasts until the next one, or the end of the softirq, and begins with the softirq if it is the first one. */
+static __always_inline void packet_ends(struct cpu *c, __u64 now)
+{
+	__u32 owner = c->packet_owner;
+	struct sched_process *p = owner ? bpf_map_lookup_elem(&sched_processes, &owner) : NULL;
+	__u64 irq = c->irq - c->packet_irq, span = now - c->packet_since;
+
+	if (p && span > irq)
+		__sync_fetch_and_add(&p->caused, span - irq);
 }
 
 /*
@@ -987,16 +1014,189 @@ int BPF_PROG(softirq_ends)
 	struct cpu *c = this_cpu();
 
 	if (c && c->softirq_since) {
-		__u64 irq = c->irq - c->softirq_irq, span = bpf_ktime_get_ns() - c->softirq_since;
+		__u64 now = bpf_ktime_get_ns(), irq = c->irq - c->softirq_irq, span = now - c->softirq_since;
 
-		if (span > irq)
+		if (span > irq) {
 			c->softirq += span - irq;
+			if (c->is_net)
+				c->net += span - irq;
+		}
+		packet_ends(c, now);
+		c->packet_owner = c->is_net = 0;
 		c->softirq_since = 0;
 	}
 	return 0;
 }
 
+/* ---- who caused network softirqs ---- */
+
+/* A device, or the queue of a virtual one, hands a packet to the network layer. */
+SEC("tp_btf/netif_receive_skb")
+int BPF_PROG(packet_in, struct sk_buff *skb)
+{
+	struct cpu *c = this_cpu();
+	__u32 owner;
+	__u64 now;
+
+	/* A process that writes to a TUN device has no softirq to charge for. */
+	if (!c || !c->is_net)
+		return 0;
+	if (c->packet_owner) {
+		now = bpf_ktime_get_ns();
+		packet_ends(c, now);
+		c->packet_since = now;
+		c->packet_irq = c->irq;
+	} else {
+		c->packet_since = c->softirq_since;
+		c->packet_irq = c->softirq_irq;
+	}
+	owner = packet_owner(skb);
+	c->packet_owner = owner ? owner : OWNER_UNATTRIBUTED_PACKET;
+	return 0;
+}
+
+static __always_inline __u64 listener_key(struct sock *sk)
+{
+	return port_key(netns_of(sk), IPPROTO_TCP, sk->__sk_common.skc_num);
+}
+
+static __always_inline int flow_change(struct sock *sk, int from, int to)
+{
+	struct flow_ref *ref, fresh = {};
+	struct tcp_sock *tp;
+	__u32 owner;
+
+	if (sk->sk_protocol != IPPROTO_TCP)
+		return 0;
+	if (to == TCP_SYN_SENT || to == TCP_LISTEN) {
+		tp = tcp_of(sk);
+		if (!tp)
+			return 0;
+		flow_give(&fresh, is_kernels(sk, tp) ? OWNER_KERNEL : owner_of_current());
+		ref = bpf_sk_storage_get(&flow_refs, sk, &fresh, BPF_LOCAL_STORAGE_GET_F_CREATE);
+		if (!ref) {
+			lose(LOSS_SOCKET_STORAGE_FAILED);
+			return 0;
+		}
+		ref->owner = fresh.owner;
+		ref->pid = fresh.pid;
+		ref->flow = 0;
+		if (to == TCP_LISTEN)
+			flow_set(ref->flow = listener_key(sk), sk, ref->owner, 0);
+		return 0;
+	}
+	ref = bpf_sk_storage_get(&flow_refs, sk, 0, 0);
+	if (!ref)
+		return 0;
+	switch (to) {
+	case TCP_SYN_RECV:
+		if (from == TCP_SYN_SENT || !ref->flow)
+			break;
+		/*
+		 * A copy of the listener's, whose process may be gone since it was made. Only then the port tells more: it may be
+		 * several listeners'.
+		 */
+		if (!is_owner_known(ref->owner, ref->pid)) {
+			owner = flow_owner(ref->flow);
+			flow_give(ref, owner ? owner : OWNER_UNATTRIBUTED_PACKET);
+		}
+		ref->flow = 0;
+		break;
+	case TCP_ESTABLISHED:
+		if (!is_owner_known(ref->owner, ref->pid))
+			flow_give(ref, OWNER_UNATTRIBUTED_PACKET);
+		flow_set(ref->flow = flow_of(sk), sk, ref->owner, 0);
+		break;
+	case TCP_CLOSE:
+		if (ref->flow)
+			flow_end(ref, sk);
+	}
+	return 0;
+}
+
+TP_BTF_TWICE("inet_sock_set_state", flow_changed, flow_change(sk, from, to), struct sock *sk, int from, int to)
+
+/*
+ * That of a socket which is read from. One that is older than the probe and that nobody had accepted yet when it looked has none
+ * until then.
+ */
+static __always_inline struct flow_ref *flow_ref_of(struct sock *sk)
+{
+	struct flow_ref *ref = bpf_sk_storage_get(&flow_refs, sk, 0, 0), fresh = {};
+
+	if (ref)
+		return ref;
+	if (sk->__sk_common.skc_state != TCP_CLOSE)
+		fresh.flow = flow_of(sk);
+	ref = bpf_sk_storage_get(&flow_refs, sk, &fresh, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!ref)
+		lose(LOSS_SOCKET_STORAGE_FAILED);
+	return ref;
+}
+
+/* Whoever reads owns the connection. */
+SEC("tp_btf/tcp_rcv_space_adjust")
+int BPF_PROG(flow_read, struct sock *sk)
+{
+	struct task_struct *task;
+	struct flow_ref *ref;
+	__u64 reader;
+	__u32 owner;
+
+	if (!is_read_by_process(sk))
+		return 0;
+	task = bpf_get_current_task_btf();
+	if (storage_word(sk, &flow_place, &reader) && reader == task_mark(task))
+		return 0;
+	ref = flow_ref_of(sk);
+	if (!ref)
+		return 0;
+	storage_learn(sk, ref, &flow_place);
+	if (ref->reader == task_mark(task))
+		return 0;
+	ref->reader = task_mark(task);
+	owner = owner_of_current();
+	if ((owner == ref->owner && pid_of_owner(owner) == ref->pid) || ref->owner == OWNER_KERNEL || task->flags & PF_KTHREAD)
+		return 0;
+	flow_give(ref, owner);
+	if (ref->flow)
+		flow_set(ref->flow, sk, owner, 0);
+	return 0;
+}
+
 /* ---- called by user space ---- */
+
+/* Finds the sockets that are older than the probe, and those of UDP, and whose they are. */
+SEC("iter/task_file")
+int find_flows(struct bpf_iter__task_file *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct flow_ref *ref, fresh = {};
+	struct task_context *t;
+	struct sock *sk;
+
+	if (!task)
+		return 0;
+	sk = sock_of(ctx->file);
+	if (!sk || (sk->__sk_common.skc_family != AF_INET && sk->__sk_common.skc_family != AF_INET6))
+		return 0;
+	t = task_context(task);
+	if (!t)
+		return 0;
+	if (is_udp(sk)) {
+		if (sk->__sk_common.skc_num)
+			flow_set(port_key(netns_of(sk), IPPROTO_UDP, sk->__sk_common.skc_num), sk, t->owner, sk->__sk_common.skc_num);
+		return 0;
+	}
+	if (!is_tcp(sk) || sk->__sk_common.skc_state == TCP_CLOSE || bpf_sk_storage_get(&flow_refs, sk, 0, 0))
+		return 0;
+	flow_give(&fresh, t->owner);
+	fresh.flow = sk->__sk_common.skc_state == TCP_LISTEN ? listener_key(sk) : flow_of(sk);
+	ref = bpf_sk_storage_get(&flow_refs, sk, &fresh, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (ref)
+		flow_set(fresh.flow, sk, t->owner, 0);
+	return 0;
+}
 
 /*
  * Takes the kernel's own sum of each thread, and how long it has been waiting now. Makes slots
@@ -1050,16 +1250,20 @@ int collect(struct bpf_iter__task *ctx)
 	return 0;
 }
 
+static __always_inline struct process *released(__u32 owner)
+{
+	struct process *p = owner < OWNER_FIRST || owner >= GROUP_FIRST ? NULL : bpf_map_lookup_elem(&processes, &owner);
+
+	return p && p->flags & PROCESS_RELEASED ? p : NULL;
+}
+
 /* The number of a process that is gone gives way to its group's, so that it can be given to another one. */
 static __always_inline void settle(__u32 *place)
 {
 	__u32 owner = *place;
-	struct process *p;
+	struct process *p = released(owner);
 
-	if (owner < OWNER_FIRST || owner >= GROUP_FIRST)
-		return;
-	p = bpf_map_lookup_elem(&processes, &owner);
-	if (p && p->flags & PROCESS_RELEASED)
+	if (p)
 		__sync_val_compare_and_swap(place, owner, p->group ? p->group : OWNER_UNATTRIBUTED_PROCESS_TABLE_FULL);
 }
 
@@ -1086,9 +1290,21 @@ static long settle_thread(void *map, const __u32 *key, struct thread *t, void *c
 	return 0;
 }
 
+static long settle_flow(void *map, const __u64 *key, struct flow *f, void *ctx)
+{
+	__u32 owner = f->owner;
+
+	if (f->port ? released(owner) || !has_port(f) : has_ended(f))
+		bpf_map_delete_elem(map, key);
+	else if (released(owner))
+		__sync_val_compare_and_swap(&f->owner, owner, OWNER_UNATTRIBUTED_PACKET);
+	return 0;
+}
+
 SEC("syscall")
 int sweep_sched(void *ctx)
 {
+	bpf_for_each_map_elem(&flows, settle_flow, NULL, 0);
 	bpf_for_each_map_elem(&cpus, settle_cpu, NULL, 0);
 	bpf_for_each_map_elem(&chapters, settle_chapter, NULL, 0);
 	bpf_for_each_map_elem(&threads, settle_thread, NULL, 0);

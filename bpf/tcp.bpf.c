@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Dual MIT/GPL
 /*
- * TCP: who talks, and why a connection paused.
+ * TCP: who talks, and why a connection paused. UDP: who talks (lib/datagram.bpf.h).
  *
  * What went over a connection is in the socket's own counters (struct tcp_sock), read when user space asks
  * (list_conns) and when the socket goes (tcp_destroy_sock): no event is needed for it. Whose it is: the opener's; of an
@@ -11,10 +11,11 @@
  * told by that timer and by tcp_retransmit_skb, and what the reader did by tcp_rcv_space_adjust. A span
  * has one cause: the rules are in the order in which they are tried (enum stall_cause).
  *
- * Keeps: a slot per connection, sums per process. Can lose: see enum loss. Half-closed connections send and receive
- * unwatched: tcp_probe is for established ones.
+ * Keeps: a slot per connection, sums per process. Can lose: see enum loss. Where one side has closed the connection, only the timers and what is
+ * sent again are seen, as tcp_probe is for established ones: of stalls, what held up the last that was sent is told.
  */
 #include "lib/conn.bpf.h"
+#include "lib/datagram.bpf.h"
 #include "lib/hist.bpf.h"
 #include <bpf/bpf_tracing.h>
 
@@ -53,10 +54,10 @@ struct {
 struct stall_event {
 	__u64 at, ns; /* its end, CLOCK_MONOTONIC; how long */
 	__u32 owner;
-	__u32 cause; /* enum stall_cause */
+	__u32 reader; /* tid, where it is the reader's stall */
 	__u32 local[4], remote[4];
 	__u16 local_port, remote_port;
-	__u16 family, zero;
+	__u16 family, cause; /* enum stall_cause */
 	__u32 netns;
 	__u32 waiting; /* bytes */
 };
@@ -68,20 +69,31 @@ struct {
 
 const struct stall_event *stall_event_type __attribute__((unused));
 
-/* Network namespaces that there are when the probe starts, with a process in each. */
+struct netns_found {
+	__u32 netns;
+	__u32 pid; /* of a process in it */
+};
+
+/* What find_namespaces found, by netns_cookie_of(); user space removes it. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1024);
-	__type(key, __u32);
-	__type(value, __u32);
+	__uint(max_entries, 16384);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, struct netns_found);
 } namespaces SEC(".maps");
 
-/* SYN-ACKs that were sent again, by namespace: the kernel's RetransSegs counts them, and no socket does. */
+struct synack_counts {
+	__u64 again;
+	__u32 netns, zero;
+};
+
+/* SYN-ACKs that were sent again, by netns_cookie_of(): the kernel's RetransSegs counts them, and no socket does. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1024);
-	__type(key, __u32);
-	__type(value, __u64);
+	__type(key, __u64);
+	__type(value, struct synack_counts);
 } synacks SEC(".maps");
 
 /* ---- stalls ---- */
@@ -113,13 +125,13 @@ static __noinline int stalled(struct conn *c, __u32 cause, __u64 now, __u64 ns, 
 	e->at = now;
 	e->ns = ns;
 	e->owner = c->owner;
-	e->cause = cause;
+	e->reader = cause == STALL_READER_NOT_SCHEDULED ? (__u32)bpf_get_current_pid_tgid() : 0;
 	__builtin_memcpy(e->local, c->local, sizeof(e->local));
 	__builtin_memcpy(e->remote, c->remote, sizeof(e->remote));
 	e->local_port = c->local_port;
 	e->remote_port = c->remote_port;
 	e->family = c->family;
-	e->zero = 0;
+	e->cause = cause;
 	e->netns = c->netns;
 	e->waiting = waiting;
 	bpf_ringbuf_submit(e, BPF_RB_NO_WAKEUP);
@@ -185,15 +197,28 @@ static __always_inline __u32 sender_waited_for(struct conn *c, struct sock *sk, 
 	return STALL_UNEXPLAINED;
 }
 
-/* Takes note of when something was sent or acknowledged last: before the segment that comes in now, or the timer that runs out. */
-static __always_inline void conn_move(struct conn *c, __u32 una, __u32 nxt, __u64 sent, __u64 now)
+/*
+ * Takes note of when something was sent or acknowledged last: before the segment that comes in now, or the timer that runs out. If
+ * one side has closed the connection, no segment is seen: then a loss or a closed window has ended, and nobody knows when; what was
+ * acknowledged, was at that time at the latest.
+ */
+static __always_inline void conn_move(struct conn *c, __u32 una, __u32 nxt, __u64 sent, __u64 now, __u64 latest)
 {
+	bool unseen = c->state != TCP_ESTABLISHED;
+
 	if (una != c->una) {
+		__u64 at = unseen ? latest : c->last;
+
+		if (unseen)
+			c->loss = 0;
+		c->doubt = 0;
 		c->una = una;
-		if (c->moved < c->last)
-			c->moved = c->last;
+		if (c->moved < at)
+			c->moved = at;
 	}
 	if (nxt != c->nxt) {
+		if (unseen)
+			c->zero_since = 0;
 		c->nxt = nxt;
 		if (c->moved < sent && sent < now)
 			c->moved = sent;
@@ -238,19 +263,43 @@ static __noinline int probe_ended(struct conn *c, struct tcp_sock *tp)
 {
 	if (!is_probe_spurious(c, tp))
 		stalled(c, STALL_TAIL_LOSS_PROBE, c->probed_at, c->probed, tp->write_seq - tp->snd_una);
-	c->probed = 0;
+	c->probed = c->probed_long_ago = 0;
 	return 0;
 }
 
-/* What the peer says of the probe comes within a round trip, but perhaps after the acknowledgement that was late. */
+/*
+ * What the peer says of the probe comes within a round trip, but perhaps after the acknowledgement that was late. This segment may say
+ * it: the kernel will only look at it now.
+ */
 static __noinline int probe_check(struct conn *c, struct tcp_sock *tp)
 {
-	if (c->probed && c->last - c->probed_at > (__u64)tp->rtt_min.s[0].v * 2000 + 1000000)
-		probe_ended(c, tp);
 	if (is_probe_spurious(c, tp)) {
-		c->probed = 0;
+		c->probed = c->probed_long_ago = 0;
 		if (c->loss == STALL_TAIL_LOSS_PROBE)
 			c->loss = 0;
+	}
+	if (!c->probed)
+		return 0;
+	if (c->probed_long_ago)
+		probe_ended(c, tp);
+	else
+		c->probed_long_ago = c->last - c->probed_at > (__u64)tp->rtt_min.s[0].v * 2000 + 1000000;
+	return 0;
+}
+
+/* What was lost is acknowledged now, or nobody waits for it any more. */
+static __noinline int loss_ended(struct conn *c, struct tcp_sock *tp, __u64 now)
+{
+	__u32 cause = c->loss;
+	__u64 since = c->loss_since;
+
+	c->loss = 0;
+	c->doubt = 0;
+	if (cause != STALL_TAIL_LOSS_PROBE) {
+		stalled(c, cause, now, now - since, tp->write_seq - tp->snd_una);
+	} else if (now - c->timer_at >= (__u64)tp->rtt_min.s[0].v * 1000) { /* else it is no answer to the probe */
+		c->probed = now - since;
+		c->probed_at = now;
 	}
 	return 0;
 }
@@ -268,14 +317,7 @@ static __noinline int segment_check(struct conn *c, struct sock *sk, struct sk_b
 	if (c->loss) {
 		if (!before(tp->snd_una, s.ack))
 			return 0;
-		if (c->loss == STALL_TAIL_LOSS_PROBE) {
-			c->probed = now - c->loss_since;
-			c->probed_at = now;
-		} else {
-			stalled(c, c->loss, now, now - c->loss_since, tp->write_seq - tp->snd_una);
-		}
-		c->loss = 0;
-		c->doubt = 0;
+		loss_ended(c, tp, now);
 		return 0;
 	}
 	if (c->zero_since || (!tp->snd_wnd && unsent && !tp->packets_out)) {
@@ -302,11 +344,6 @@ static __noinline int segment_check(struct conn *c, struct sock *sk, struct sk_b
 	return 0;
 }
 
-static __always_inline bool is_kernels(struct sock *sk, struct tcp_sock *tp)
-{
-	return BPF_CORE_READ_BITFIELD(sk, sk_kern_sock) && !tp->is_mptcp;
-}
-
 /*
  * A connection that is older than the probe, and that no process had a file of: nobody has accepted it yet, it is on its way to somebody through a
  * Unix socket, or it is the kernel's. So many bytes have just been written to it.
@@ -317,7 +354,7 @@ static __noinline struct conn *conn_found_late(struct sock *sk, __u32 written)
 	struct conn_counts before = {};
 	__u64 now = bpf_ktime_get_ns();
 
-	if (!tp || bpf_sk_storage_get(&conn_refs, sk, 0, 0)) /* no slot was left for it */
+	if (!is_tcp(sk) || !tp || bpf_sk_storage_get(&conn_refs, sk, 0, 0)) /* the latter: no slot was left for it */
 		return NULL;
 	conn_count(&before, as_number(sk));
 	if (written)
@@ -359,7 +396,7 @@ int BPF_PROG(segment_in, struct sock *sk, struct sk_buff *skb)
 		return 0;
 	now = bpf_ktime_get_ns();
 	sent = tp->tcp_wstamp_ns; /* with pacing, when the next one may be */
-	conn_move(c, tp->snd_una, tp->snd_nxt, sent, now);
+	conn_move(c, tp->snd_una, tp->snd_nxt, sent, now, now);
 	idle = sent - c->last;
 	c->last = now;
 	c->segs = tp->segs_in;
@@ -367,10 +404,11 @@ int BPF_PROG(segment_in, struct sock *sk, struct sk_buff *skb)
 		probe_check(c, tp);
 	if (tp->copied_seq == tp->rcv_nxt) {
 		c->ready = now;
+		c->ready_ticks = bpf_jiffies64();
 		if (c->reader)
 			c->read_delay = run_delay_of(c->reader);
 	}
-	if (tp->rack.mstamp != c->rack) {
+	if (tp->rack.mstamp != c->rack && is_watched(c->netns)) {
 		c->rack = tp->rack.mstamp;
 		owner = c->owner;
 		p = bpf_map_lookup_elem(&tcp_processes, &owner);
@@ -419,7 +457,7 @@ int BPF_PROG(segment_again, struct sock *sk)
 	now = bpf_ktime_get_ns();
 	state = BPF_CORE_READ_BITFIELD(tp, inet_conn.icsk_ca_state);
 	since = c->timer_since;
-	conn_move(c, tp->snd_una, tp->snd_nxt, tp->tcp_wstamp_ns, now);
+	conn_move(c, tp->snd_una, tp->snd_nxt, tp->tcp_wstamp_ns, now, now);
 	/* Right after the timer, or once a process that had the socket's lock lets go of it. */
 	if (c->timer_kind && state != TCP_CA_Recovery && now - c->timer_at < 100000000) {
 		cause = c->timer_kind == ICSK_TIME_RETRANS ? STALL_RTO : STALL_TAIL_LOSS_PROBE;
@@ -460,6 +498,18 @@ static __always_inline struct conn *conn_of_timer(__u64 sk)
 	return at ? conn_at(*at) : NULL;
 }
 
+/* How long a timer of this kind has run: a loss probe's by tcp_schedule_loss_probe(), net/ipv4/tcp_output.c. */
+static __always_inline __u64 timer_ran(struct tcp_sock *tp, __u8 kind)
+{
+	__u64 rto = BPF_CORE_READ(tp, inet_conn.icsk_rto) * tick_ns, probe;
+
+	if (kind != ICSK_TIME_LOSS_PROBE)
+		return kind == ICSK_TIME_RETRANS ? rto : 0;
+	probe = (__u64)(BPF_CORE_READ(tp, srtt_us) >> 2) * 1000;
+	probe += (BPF_CORE_READ(tp, packets_out) == 1 ? BPF_CORE_READ(tp, inet_conn.icsk_rto_min) : 2) * tick_ns;
+	return probe < rto ? probe : rto;
+}
+
 checked_once int write_timer_expired(__u64 sk)
 {
 	struct tcp_sock *tp = (void *)sk;
@@ -470,7 +520,9 @@ checked_once int write_timer_expired(__u64 sk)
 		return 0;
 	kind = BPF_CORE_READ(tp, inet_conn.icsk_pending);
 	c->timer_at = bpf_ktime_get_ns();
-	conn_move(c, BPF_CORE_READ(tp, snd_una), BPF_CORE_READ(tp, snd_nxt), BPF_CORE_READ(tp, tcp_wstamp_ns), c->timer_at);
+	/* An acknowledgement has it begin anew. */
+	conn_move(c, BPF_CORE_READ(tp, snd_una), BPF_CORE_READ(tp, snd_nxt), BPF_CORE_READ(tp, tcp_wstamp_ns), c->timer_at,
+		  c->timer_at - timer_ran(tp, kind));
 	c->timer_since = c->moved;
 	c->timer_kind = kind == ICSK_TIME_RETRANS || kind == ICSK_TIME_LOSS_PROBE ? kind : 0;
 	/* The window is closed, or too small for a segment to be worth while: it is probed. */
@@ -523,13 +575,6 @@ static __always_inline void learn_timers(struct sock *sk, struct tcp_sock *tp)
 		write_timer = (__u64)BPF_CORE_READ(sk, tcp_retransmit_timer.function);
 }
 
-static __always_inline __u32 owner_of_current(void)
-{
-	struct task_context *c = task_context(bpf_get_current_task_btf());
-
-	return c ? c->owner : OWNER_UNATTRIBUTED_PROCESS_TABLE_FULL;
-}
-
 /* Somebody else than its owner uses a connection, and has read, or written so many bytes: it is theirs. */
 static __noinline int conn_handed_over(struct conn *c, struct sock *sk, __u32 owner, __u32 written)
 {
@@ -562,8 +607,26 @@ static __noinline int conn_handed_over(struct conn *c, struct sock *sk, __u32 ow
 	return 0;
 }
 
-SEC("tp_btf/inet_sock_set_state")
-int BPF_PROG(state_changed, struct sock *sk, int from, int to)
+/*
+ * Nobody waits any more: all is acknowledged, or the connection is gone. After one side has closed it, that was now if nothing was sent
+ * since it was looked at last, but for what says that it is closed: see conn_move().
+ */
+static __noinline int pauses_ended(struct conn *c, struct tcp_sock *tp, int from, __u64 now)
+{
+	if (from == TCP_ESTABLISHED || tp->snd_nxt - c->nxt <= 1) {
+		if (c->loss)
+			loss_ended(c, tp, now);
+		else if (c->zero_since)
+			stalled(c, STALL_ZERO_WINDOW, now, now - c->zero_since, tp->write_seq - tp->snd_nxt);
+	}
+	/* What acknowledges the end may have crossed the probe: what comes right after it tells, and is counted when the socket closes. */
+	if (c->probed && c->probed_at != now)
+		probe_ended(c, tp);
+	c->loss = c->zero_since = 0;
+	return 0;
+}
+
+static __always_inline int state_change(struct sock *sk, int from, int to)
 {
 	struct conn_ref *ref, listener = {};
 	struct tcp_sock *tp;
@@ -579,30 +642,35 @@ int BPF_PROG(state_changed, struct sock *sk, int from, int to)
 	learn_timers(sk, tp);
 	if (to == TCP_LISTEN) {
 		listener.owner = is_kernels(sk, tp) ? OWNER_KERNEL : owner_of_current();
+		listener.pid = pid_of_owner(listener.owner);
 		ref = bpf_sk_storage_get(&conn_refs, sk, &listener, BPF_LOCAL_STORAGE_GET_F_CREATE);
 		if (ref)
-			ref->owner = listener.owner;
+			*ref = listener;
 		else
 			lose(LOSS_SOCKET_STORAGE_FAILED);
 		return 0;
 	}
 	c = conn_of(sk);
+	if (c && c->state == to) /* seen twice */
+		return 0;
 	if (to == TCP_SYN_SENT) {
 		if (c) /* one that failed is tried again */
 			conn_end(c, now);
-		conn_begin(sk, NULL, is_kernels(sk, tp) ? OWNER_KERNEL : owner_of_current(), CONN_OPENED, now);
+		c = conn_at(conn_begin(sk, NULL, is_kernels(sk, tp) ? OWNER_KERNEL : owner_of_current(), CONN_OPENED, now));
+		if (c)
+			c->state = to;
 		return 0;
 	}
 	if (to == TCP_SYN_RECV && from != TCP_SYN_SENT) {
 		ref = bpf_sk_storage_get(&conn_refs, sk, 0, 0);
-		conn_begin(sk, NULL, ref ? ref->owner : OWNER_UNATTRIBUTED_SOCKET, CONN_ACCEPTED | CONN_PROVISIONAL, now);
+		c = conn_at(conn_begin(sk, NULL, listener_of(ref), CONN_ACCEPTED | CONN_PROVISIONAL, now));
+		if (c)
+			c->state = to;
 		return 0;
 	}
 	if (!c)
 		return 0;
 	c->state = to;
-	if (c->probed)
-		probe_ended(c, tp);
 	switch (to) {
 	case TCP_ESTABLISHED:
 		c->established = now;
@@ -617,8 +685,12 @@ int BPF_PROG(state_changed, struct sock *sk, int from, int to)
 		break;
 	case TCP_FIN_WAIT1:
 	case TCP_LAST_ACK: /* by close() or shutdown(): tcp_close_state(), net/ipv4/tcp.c */
+		conn_move(c, tp->snd_una, tp->snd_nxt, tp->tcp_wstamp_ns, now, now);
 		if (c->flags & CONN_PROVISIONAL)
 			conn_handed_over(c, sk, owner_of_current(), 0);
+		break;
+	case TCP_FIN_WAIT2: /* its end is acknowledged */
+		pauses_ended(c, tp, from, now);
 		break;
 	case TCP_CLOSE:
 		/* close() resets at once where something was not read, and has set all of sk_shutdown before. */
@@ -626,32 +698,35 @@ int BPF_PROG(state_changed, struct sock *sk, int from, int to)
 			conn_handed_over(c, sk, owner_of_current(), 0);
 		conn_look(c);
 		c->closed = now;
-		c->error = sk->sk_err;
 		/*
 		 * tcp_done() counts a failure. Before that, close() has set all of sk_shutdown; and where connect() itself fails or is
-		 * taken back, there is no error yet.
+		 * taken back, there is no error yet, but a process's lock of the socket. A thread that asks for SO_ERROR at this very
+		 * moment takes the error away (sock_error(), include/net/sock.h): so it is read once (volatile).
 		 */
-		if (((from == TCP_SYN_SENT && sk->sk_err) || from == TCP_SYN_RECV) && sk->sk_shutdown != SHUTDOWN_MASK)
+		c->error = *(volatile int *)&sk->sk_err;
+		if (from == TCP_SYN_SENT && !c->error && !sk->sk_lock.owned)
+			c->error = tp->inet_conn.icsk_retransmits ? CONN_TIMED_OUT : CONN_REFUSED;
+		if (((from == TCP_SYN_SENT && c->error) || from == TCP_SYN_RECV) && sk->sk_shutdown != SHUTDOWN_MASK)
 			c->flags |= CONN_FAILED;
-		if (c->loss)
-			stalled(c, c->loss, now, now - c->loss_since, tp->write_seq - tp->snd_una);
-		else if (c->zero_since)
-			stalled(c, STALL_ZERO_WINDOW, now, now - c->zero_since, tp->write_seq - tp->snd_nxt);
-		c->loss = c->zero_since = 0;
+		pauses_ended(c, tp, from, now);
 	}
 	return 0;
 }
 
-SEC("tp_btf/tcp_destroy_sock")
-int BPF_PROG(socket_gone, struct sock *sk)
+TP_BTF_TWICE("inet_sock_set_state", state_changed, state_change(sk, from, to), struct sock *sk, int from, int to)
+
+static __always_inline int socket_goes(struct sock *sk)
 {
 	struct conn *c = conn_of(sk);
+	struct tcp_sock *tp = tcp_of(sk);
 	__u64 address = as_number(sk), now;
 
 	bpf_map_delete_elem(&conn_timers, &address);
-	if (!c)
+	if (!c || c->ended)
 		return 0;
 	now = bpf_ktime_get_ns();
+	if (c->probed && tp)
+		probe_ended(c, tp);
 	conn_look(c);
 	if (!c->closed) /* that reached no program */
 		c->closed = now;
@@ -659,6 +734,8 @@ int BPF_PROG(socket_gone, struct sock *sk)
 	c->ended = now;
 	return 0;
 }
+
+TP_BTF_TWICE("tcp_destroy_sock", socket_gone, socket_goes(sk), struct sock *sk)
 
 /*
  * Another thread than before uses a connection, and has read, or written so many bytes: it may be of another process. NULL if there is no slot
@@ -670,6 +747,7 @@ static __noinline struct conn *conn_user(struct conn *c, struct sock *sk, struct
 
 	if (!t)
 		return NULL;
+	t->marks |= TASK_TALKS;
 	if (c->owner != t->owner || c->flags & CONN_PROVISIONAL) {
 		conn_handed_over(c, sk, t->owner, written);
 		c = conn_of(sk);
@@ -677,6 +755,7 @@ static __noinline struct conn *conn_user(struct conn *c, struct sock *sk, struct
 			return NULL;
 	}
 	c->reader = (__u64)task;
+	c->reader_mark = task_mark(task);
 	c->read_delay = task->sched_info.run_delay;
 	return c;
 }
@@ -685,17 +764,20 @@ static __noinline struct conn *conn_user(struct conn *c, struct sock *sk, struct
  * If the reader had to wait for a CPU most of the time since there was something to read, that was the cause. Of a thread that has
  * not used the connection before, that is not known.
  */
-static __noinline int reader_stalled(struct conn *c, struct sock *sk, struct task_struct *task, __u64 now)
+static __noinline int read_late(struct conn *c, struct sock *sk, struct task_struct *task)
 {
-	__u64 waited = now - c->ready, delay = task->sched_info.run_delay - c->read_delay;
+	__u64 now = bpf_ktime_get_ns(), waited = now - c->ready, delay = task->sched_info.run_delay - c->read_delay;
 	struct tcp_sock *tp = tcp_of(sk);
 
-	if (!tp)
+	if (!tp || (c->ready && waited < least_stall))
 		return 0;
-	if (c->last < c->ready && tp->segs_in != c->segs)
-		lose(LOSS_UNSEEN_SEGMENTS);
-	else
-		stalled(c, delay > waited / 2 ? STALL_READER_NOT_SCHEDULED : STALL_READER_NOT_READING, now, waited, tp->rcv_nxt - tp->copied_seq);
+	if (c->last < c->ready || !c->ready) {
+		if (tp->segs_in != c->segs)
+			lose(LOSS_UNSEEN_SEGMENTS);
+		if (!c->ready || tp->segs_in != c->segs)
+			return 0;
+	}
+	stalled(c, delay > waited / 2 ? STALL_READER_NOT_SCHEDULED : STALL_READER_NOT_READING, now, waited, tp->rcv_nxt - tp->copied_seq);
 	return 0;
 }
 
@@ -706,38 +788,41 @@ int BPF_PROG(data_read, struct sock *sk)
 	struct conn *c = conn_of(sk);
 	struct task_struct *task;
 	struct tcp_sock *tp;
-	__u64 now;
+	__u32 ticks;
 
-	/* Without the socket's lock it is no process that reads, but the kernel on an interrupt's behalf. */
-	if (!c || !sk->sk_lock.owned)
+	if (!c || !is_read_by_process(sk))
 		return 0;
 	task = bpf_get_current_task_btf();
-	if (c->reader != (__u64)task) {
+	if (c->reader_mark != task_mark(task)) {
 		c = conn_user(c, sk, task, 0);
 		if (!c)
 			return 0;
 	}
-	now = bpf_ktime_get_ns();
 	tp = tcp_of(sk);
-	if (tp)
-		c->copied = tp->copied_seq;
+	if (!tp)
+		return 0;
+	c->copied = tp->copied_seq;
 	if (!c->first_byte)
 		c->first_byte = c->ready;
-	if (c->ready && now - c->ready >= least_stall)
-		reader_stalled(c, sk, task, now);
+	/* Ticks cost nothing, the clock more than all of this: so it is looked at only if it may have been long. */
+	ticks = bpf_jiffies64();
+	if ((ticks - c->ready_ticks + 1) * tick_ns >= least_stall)
+		read_late(c, sk, task);
 	c->read_delay = task->sched_info.run_delay;
-	c->ready = now;
+	c->ready_ticks = ticks;
+	c->ready = tp->copied_seq == tp->rcv_nxt ? 0 : bpf_ktime_get_ns();
 	return 0;
 }
 
 /* A process that only writes owns a connection, too. */
-SEC("tp_btf/sock_send_length")
-int BPF_PROG(data_written, struct sock *sk, int length)
+static __always_inline int data_sent(struct sock *sk, int length, bool again)
 {
 	struct task_struct *task;
 	struct conn *c;
 
-	if (length <= 0 || sk->sk_protocol != IPPROTO_TCP)
+	if (sk->sk_protocol != IPPROTO_TCP)
+		return sk->sk_protocol == IPPROTO_UDP ? datagram_sent(sk, length, again) : 0;
+	if (length <= 0)
 		return 0;
 	c = conn_of(sk);
 	if (!c)
@@ -745,9 +830,21 @@ int BPF_PROG(data_written, struct sock *sk, int length)
 	if (!c)
 		return 0;
 	task = bpf_get_current_task_btf();
-	if (c->reader != (__u64)task)
+	if (c->reader_mark != task_mark(task))
 		conn_user(c, sk, task, length);
 	return 0;
+}
+
+TP_BTF_TWICE("sock_send_length", data_written, data_sent(sk, length, again), struct sock *sk, int length)
+
+TP_BTF_TWICE("sock_recv_length", datagram_read,
+	     sk->sk_protocol == IPPROTO_UDP ? datagram_received(sk, length, flags, again) : 0,
+	     struct sock *sk, int length, int flags)
+
+SEC("tp_btf/udp_fail_queue_rcv_skb")
+int BPF_PROG(datagram_dropped, int error, struct sock *sk)
+{
+	return drop_count(sk, error);
 }
 
 /* A SYN-ACK is sent again: the connection is a request yet, and who listens is its owner. */
@@ -755,46 +852,69 @@ SEC("tp_btf/tcp_retransmit_synack")
 int BPF_PROG(synack_again, struct sock *sk)
 {
 	struct conn_ref *ref = bpf_sk_storage_get(&conn_refs, sk, 0, 0);
-	__u32 owner = ref ? ref->owner : OWNER_UNATTRIBUTED_SOCKET, netns = sk->__sk_common.skc_net.net->ns.inum;
-	__u64 one = 1, *sum;
+	__u32 owner = listener_of(ref);
+	__u64 cookie = netns_cookie_of(sk);
+	struct synack_counts first = {}, *sum;
 	struct tcp_process *p = bpf_map_lookup_elem(&tcp_processes, &owner);
 
+	first.netns = netns_of(sk);
+	if (!is_watched(first.netns))
+		return 0;
 	if (p)
 		__sync_fetch_and_add(&p->synacks_again, 1);
-	sum = bpf_map_lookup_elem(&synacks, &netns);
+	sum = bpf_map_lookup_elem(&synacks, &cookie);
+	if (!sum) {
+		bpf_map_update_elem(&synacks, &cookie, &first, BPF_NOEXIST);
+		sum = bpf_map_lookup_elem(&synacks, &cookie);
+	}
 	if (sum)
-		__sync_fetch_and_add(sum, 1);
+		__sync_fetch_and_add(&sum->again, 1);
 	else
-		bpf_map_update_elem(&synacks, &netns, &one, BPF_NOEXIST);
+		lose(LOSS_NAMESPACE_TABLE_FULL);
 	return 0;
 }
 
 /* ---- called by user space ---- */
 
-/* Finds the sockets that are older than the probe, and whose they are; and the network namespaces. */
+/* Finds the network namespaces that somebody is in. */
+SEC("iter/task")
+int find_namespaces(struct bpf_iter__task *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct netns_found netns = {};
+	struct net *net;
+	__u64 cookie;
+
+	if (!task || task->pid != task->tgid)
+		return 0;
+	net = BPF_CORE_READ(task, nsproxy, net_ns);
+	cookie = BPF_CORE_READ(net, net_cookie);
+	netns.netns = BPF_CORE_READ(net, ns.inum);
+	netns.pid = task->tgid;
+	if (cookie && bpf_map_update_elem(&namespaces, &cookie, &netns, BPF_NOEXIST) == -E2BIG)
+		lose(LOSS_NAMESPACE_TABLE_FULL);
+	return 0;
+}
+
+/* Finds the sockets that are older than the probe, and whose they are. */
 SEC("iter/task_file")
 int find_conns(struct bpf_iter__task_file *ctx)
 {
 	struct task_struct *task = ctx->task;
 	struct conn_ref listener = {};
 	struct task_context *t;
-	struct socket *socket;
 	struct conn *c;
 	struct tcp_sock *tp;
-	struct file *file = ctx->file;
-	__u32 inum, pid;
 	struct sock *sk;
 
-	if (!task || !file)
+	if (!task)
 		return 0;
-	inum = BPF_CORE_READ(task, nsproxy, net_ns, ns.inum);
-	pid = task->tgid;
-	bpf_map_update_elem(&namespaces, &inum, &pid, BPF_NOEXIST);
-	socket = bpf_sock_from_file(file);
-	if (!socket)
+	sk = sock_of(ctx->file);
+	if (!sk)
 		return 0;
-	sk = socket->sk;
-	if (!sk || sk->sk_protocol != IPPROTO_TCP)
+	if (is_udp(sk))
+		datagrams_found(sk, task);
+	if (!is_tcp(sk))
 		return 0;
 	tp = tcp_of(sk);
 	t = task_context(task);
@@ -805,6 +925,7 @@ int find_conns(struct bpf_iter__task_file *ctx)
 		return 0;
 	if (sk->__sk_common.skc_state == TCP_LISTEN) {
 		listener.owner = t->owner;
+		listener.pid = pid_of_owner(listener.owner);
 		bpf_sk_storage_get(&conn_refs, sk, &listener, BPF_LOCAL_STORAGE_GET_F_CREATE);
 		return 0;
 	}
@@ -815,6 +936,21 @@ int find_conns(struct bpf_iter__task_file *ctx)
 		c->owner = t->owner;
 		c->flags &= ~CONN_PROVISIONAL;
 	}
+	return 0;
+}
+
+/* Finds who has sockets that dropped something, and that nobody used. */
+SEC("iter/task_file")
+int find_datagram_users(struct bpf_iter__task_file *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct sock *sk;
+
+	if (!task)
+		return 0;
+	sk = sock_of(ctx->file);
+	if (sk && is_udp(sk))
+		datagrams_found(sk, task);
 	return 0;
 }
 

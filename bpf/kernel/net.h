@@ -10,6 +10,20 @@
 #define IPPROTO_UDP 17
 #define IPPROTO_MPTCP 262
 
+/* include/linux/net.h, include/linux/socket.h, include/net/sock.h, include/linux/udp.h: bits of udp_sock.udp_flags */
+#define SOCK_STREAM 1
+#define SOCK_DGRAM 2
+#define MSG_PEEK 2
+#define MSG_ERRQUEUE 0x2000
+#define RCV_SHUTDOWN 1
+#define UDP_FLAGS_CORK 1
+#define UDP_HEADER 8
+
+/* include/uapi/asm-generic/errno-base.h, errno.h */
+#define E2BIG 7
+#define ENOMEM 12
+#define ENOBUFS 105
+
 /* include/net/tcp_states.h */
 enum {
 	TCP_ESTABLISHED = 1,
@@ -43,6 +57,39 @@ enum {
 #define TCPHDR_FIN 0x01
 #define TCPHDR_SYN 0x02
 
+/* include/uapi/linux/if_ether.h, include/net/ip.h */
+#define ETH_P_IP 0x0800
+#define ETH_P_IPV6 0x86dd
+#define IP_OFFSET 0x1fff
+
+/* On the wire: RFC 791, RFC 8200, RFC 768; TCP's ports are where UDP's are. */
+struct iphdr {
+	__u8 version_ihl;
+	__u8 tos;
+	__be16 tot_len;
+	__be16 id;
+	__be16 frag_off;
+	__u8 ttl;
+	__u8 protocol;
+	__u16 check;
+	__be32 saddr;
+	__be32 daddr;
+};
+
+struct ipv6hdr {
+	__be32 version;
+	__be16 payload_len;
+	__u8 nexthdr;
+	__u8 hop_limit;
+	__u64 saddr[2];
+	__u64 daddr[2];
+};
+
+struct udphdr {
+	__be16 source;
+	__be16 dest;
+};
+
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
 struct in6_addr {
@@ -57,6 +104,7 @@ struct ns_common {
 
 struct net {
 	struct ns_common ns;
+	__u64 net_cookie;
 };
 
 typedef struct {
@@ -103,9 +151,18 @@ struct tcp_congestion_ops {
 	void *cong_control;
 };
 
+/* include/linux/bpf_local_storage.h */
+struct bpf_local_storage_data;
+
+struct bpf_local_storage {
+	struct bpf_local_storage_data *cache[16];
+};
+
 struct sock {
 	struct sock_common __sk_common;
+	struct bpf_local_storage *sk_bpf_storage;
 	socket_lock_t sk_lock;
+	__u16 sk_type;
 	__u16 sk_protocol;
 	__u8 sk_kern_sock : 1;
 	__u8 sk_shutdown;
@@ -119,12 +176,19 @@ struct inet_sock {
 	struct sock sk;
 };
 
+struct udp_sock {
+	unsigned long udp_flags;
+	int pending; /* AF_… */
+	__u16 len;   /* of what is pending, with the header */
+};
+
 struct inet_connection_sock {
 	struct inet_sock icsk_inet;
 	struct timer_list icsk_delack_timer;
-	__u32 icsk_rto; /* ticks */
+	__u32 icsk_rto, icsk_rto_min; /* ticks */
 	const struct tcp_congestion_ops *icsk_ca_ops;
 	__u8 icsk_ca_state : 5;
+	__u8 icsk_retransmits;
 	__u8 icsk_pending;
 	struct {
 		__u8 pending;
@@ -196,10 +260,23 @@ struct tcp_skb_cb {
 	__u32 ack_seq;
 };
 
+struct net_device {
+	possible_net_t nd_net;
+};
+
 struct sk_buff {
+	struct net_device *dev;
 	char cb[48];
-	unsigned char *head;
+	__be16 protocol;
 	__u16 transport_header;
+	unsigned char *head;
+	unsigned char *data;
+};
+
+/* include/linux/time64.h */
+struct timespec64 {
+	__s64 tv_sec;
+	__s64 tv_nsec;
 };
 
 struct nsproxy {

@@ -23,6 +23,7 @@ struct cred {
 
 struct signal_struct {
 	atomic_t live;
+	unsigned long maxrss; /* pages */
 };
 
 struct rq {
@@ -96,7 +97,12 @@ struct cgrp_cset_link {
 
 struct mm_struct;
 
+struct thread_info {
+	unsigned long flags;
+};
+
 struct task_struct {
+	struct thread_info thread_info;
 	unsigned int __state;
 	unsigned int flags;
 	unsigned char on_rq; /* an int before 7.0, of which this is the low byte */
@@ -114,6 +120,7 @@ struct task_struct {
 	__u64 start_boottime;
 	const struct cred *cred;
 	char comm[16];
+	struct files_struct *files;
 	struct signal_struct *signal;
 	struct css_set *cgroups;
 	struct nsproxy *nsproxy;

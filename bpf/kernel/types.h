@@ -27,6 +27,7 @@ typedef _Bool bool;
 enum bpf_map_type {
 	BPF_MAP_TYPE_HASH = 1,
 	BPF_MAP_TYPE_ARRAY = 2,
+	BPF_MAP_TYPE_PERCPU_HASH = 5,
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
 	BPF_MAP_TYPE_LRU_HASH = 9,
 	BPF_MAP_TYPE_QUEUE = 22,
@@ -56,8 +57,12 @@ struct bpf_raw_tracepoint_args {
 	__u64 args[0];
 };
 
+/* include/linux/interrupt.h */
+#define NET_RX_SOFTIRQ 3
+
 /* include/linux/sched.h */
 #define PF_KTHREAD 0x00200000
+#define PF_IO_WORKER 0x00000010
 #define PF_LOCAL_THROTTLE 0x00100000
 #define TASK_UNINTERRUPTIBLE 0x002
 #define TASK_DEAD 0x080
@@ -69,6 +74,7 @@ struct bpf_raw_tracepoint_args {
 /* include/uapi/linux/stat.h */
 #define S_IFMT 00170000
 #define S_IFBLK 0060000
+#define S_IFSOCK 0140000
 
 /* include/linux/blk_types.h: enum req_op */
 #define REQ_OP_MASK 0xff

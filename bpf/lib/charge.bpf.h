@@ -464,7 +464,7 @@ checked_once int charge_bio(struct scratch *s)
 		/* A slab page's mapping can look like a file's; an inode's points back. */
 		if ((__u64)BPF_CORE_READ((struct inode *)inode, i_mapping) != mapping)
 			goto no_file;
-		kind = inode_kind(inode);
+		kind = kind_of_inode(inode);
 	}
 	if (c->op == IO_READ) {
 		if (kind == INODE_BTRFS_TREES)

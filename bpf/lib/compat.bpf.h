@@ -48,6 +48,26 @@ typedef struct {
 
 #define programs_are_preempted() bpf_core_type_exists(class_srcu_fast_notrace_t)
 
+/* Both programs of a tracepoint: what they call, which `again` tells apart, and the tracepoint's arguments. */
+#define TP_BTF_TWICE(tracepoint, name, call, args...)	\
+	SEC("tp_btf/" tracepoint)			\
+	int BPF_PROG(name, args)			\
+	{						\
+		const bool again = false;		\
+							\
+		(void)again;				\
+		return call;				\
+	}						\
+							\
+	SEC("tp_btf/" tracepoint)			\
+	int BPF_PROG(name##_again, args)		\
+	{						\
+		const bool again = true;		\
+							\
+		(void)again;				\
+		return call;				\
+	}
+
 /* 633488947ef6 (6.15) renamed kernfs_node.parent. Goes when 6.12 is no longer supported. */
 static __always_inline struct kernfs_node *kernfs_parent(struct kernfs_node *kn)
 {

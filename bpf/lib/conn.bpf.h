@@ -4,10 +4,17 @@
  * socket's own storage names the slot, so that an event finds it without a hash.
  */
 #pragma once
-#include "../kernel/net.h"
-#include "owner.bpf.h"
+#include "socket.bpf.h"
 
 #define CONNS 65536
+
+/* The only network namespace whose sums by process are wanted, 0: all. */
+const volatile __u32 only_netns;
+
+static __always_inline bool is_watched(__u32 netns)
+{
+	return !only_netns || netns == only_netns;
+}
 
 enum stall_cause {
 	STALL_RTO = 1,
@@ -40,6 +47,14 @@ enum conn_flags {
 
 const enum conn_flags *conn_flags_type __attribute__((unused));
 
+/* Of include/uapi/asm-generic/errno.h, as a socket keeps them. */
+enum conn_error {
+	CONN_TIMED_OUT = 110, /* ETIMEDOUT */
+	CONN_REFUSED = 111,   /* ECONNREFUSED */
+};
+
+const enum conn_error *conn_error_type __attribute__((unused));
+
 /* What a socket has done so far. The kernel's segment counts wrap. */
 struct conn_counts {
 	__u64 sent, received; /* bytes of payload */
@@ -54,7 +69,10 @@ struct conn_stalls {
 	__u32 max_us; /* in the interval of the connection's last stall */
 };
 
-/* Written under the socket's lock, but for `ended`, which user space waits for. Times are CLOCK_MONOTONIC, ns. */
+/*
+ * Written under the socket's lock, but for `ended`, which user space waits for; and by timers that run out, which come before the
+ * lock, and after a write, who uses it. Times are CLOCK_MONOTONIC, ns.
+ */
 struct conn {
 	__u64 sk; /* 0: the slot is free */
 	__u32 owner;
@@ -67,6 +85,7 @@ struct conn {
 	__u8 state, error;
 	__u32 netns;
 	__u32 srtt_us;
+	__u64 netns_cookie;
 	__u64 began; /* the tenure */
 	__u64 established, first_byte, closed, ended;
 	struct conn_counts before, now; /* when the tenure began; when it was looked at last */
@@ -79,8 +98,9 @@ struct conn {
 	__u32 segs;        /* segs_in then */
 	__u32 copied;      /* copied_seq when its owner read last */
 	__u64 rack;        /* which round-trip time was taken last */
-	__u64 ready;       /* since when there is something to read, if there is */
+	__u64 ready;       /* since when there is something to read, 0: there is nothing, as far as was seen */
 	__u64 reader;      /* struct task_struct * of who read or wrote last, */
+	__u64 reader_mark; /* its task_mark(), */
 	__u64 read_delay;  /* and its sched_info.run_delay at `ready` */
 	__u64 timer_at;    /* the retransmission timer ran out, */
 	__u64 timer_since; /* having waited since then, */
@@ -94,12 +114,13 @@ struct conn {
 	__u64 paced;       /* the departure that was told of last */
 	__u64 probed, probed_at;       /* a loss probe was acknowledged then, after so long */
 	__u32 probe_dsacks;            /* dsack_dups before that */
-	__u32 spare;
+	__u32 ready_ticks;             /* jiffies at `ready`, or when all was read */
 	__u64 delack_since, delack_at; /* the last acknowledgement that was put off */
 	__u64 delack_before[2];        /* ns of those before that the peer seems to have waited for, if they are not told of yet */
 	__u32 delacks;                 /* how many of those in a row */
 	__u32 delack_nxt;              /* snd_nxt then */
 	__u32 stall_interval;          /* of the last stall */
+	__u32 probed_long_ago;         /* more than a round trip */
 	struct conn_stalls stall[STALL_CAUSES];
 };
 
@@ -126,6 +147,8 @@ volatile __u32 list_number;
 struct conn_ref {
 	__u32 conn;  /* its slot, 0: it listens */
 	__u32 owner; /* who listens */
+	__u32 pid;   /* the owner's */
+	__u32 zero;
 };
 
 struct {
@@ -144,17 +167,7 @@ struct {
 	__type(value, __u32);
 } conn_timers SEC(".maps");
 
-void *bpf_rdonly_cast(const void *obj, __u32 type) __ksym __weak;
-
-/* The cast costs nothing; before 6.2 there is a helper function alone, a call of which costs some 30 ns. */
-static __always_inline struct tcp_sock *tcp_of(struct sock *sk)
-{
-	if (bpf_rdonly_cast)
-		return bpf_rdonly_cast(sk, bpf_core_type_id_kernel(struct tcp_sock));
-	return (struct tcp_sock *)bpf_skc_to_tcp_sock(sk);
-}
-
-/* The same of a task that may be gone: then it is whatever is in its place. */
+/* Of a task that may be gone: then it is whatever is in its place. Where there is no cast, see tcp_of(). */
 static __always_inline __u64 run_delay_of(__u64 task)
 {
 	struct task_struct *t;
@@ -170,11 +183,31 @@ static __always_inline struct conn *conn_at(__u32 at)
 	return at ? bpf_map_lookup_elem(&conns, &at) : NULL;
 }
 
+/* Who listens, or listened, where a connection comes from. */
+static __always_inline __u32 listener_of(const struct conn_ref *ref)
+{
+	return ref && is_owner_known(ref->owner, ref->pid) ? ref->owner : OWNER_UNATTRIBUTED_SOCKET;
+}
+
+volatile struct storage_place conn_place;
+
 static __always_inline struct conn *conn_of(struct sock *sk)
 {
-	struct conn_ref *ref = bpf_sk_storage_get(&conn_refs, sk, 0, 0);
-	struct conn *c = ref ? conn_at(ref->conn) : NULL;
+	struct conn_ref *ref;
+	struct conn *c;
+	__u64 word;
+	__u32 at;
 
+	if (storage_word(sk, &conn_place, &word)) {
+		at = word;
+	} else {
+		ref = bpf_sk_storage_get(&conn_refs, sk, 0, 0);
+		if (!ref)
+			return NULL;
+		storage_learn(sk, ref, &conn_place);
+		at = ref->conn;
+	}
+	c = conn_at(at);
 	return c && c->sk == (__u64)sk ? c : NULL;
 }
 
@@ -215,15 +248,17 @@ checked_once int conn_count(struct conn_counts *n, __u64 sk)
  */
 static __always_inline void conn_look(struct conn *c)
 {
-	struct tcp_sock *tp = (void *)c->sk;
+	/* volatile: else the compiler takes a pointer that equals it, and the verifier wants a number. */
+	__u64 sk = *(volatile __u64 *)&c->sk;
+	struct tcp_sock *tp = (void *)sk;
 	struct conn_counts n = {};
 	__u64 again;
 
 	if (c->closed)
 		return;
-	conn_count(&n, c->sk);
+	conn_count(&n, sk);
 	for (int i = 0; i < 32 && n.received > c->now.received; i++) {
-		again = received_by(c->sk);
+		again = received_by(sk);
 		if (again < n.received) {
 			n.received = again;
 			break;
@@ -242,7 +277,8 @@ static __always_inline void conn_describe(struct conn *c, struct sock *sk)
 	c->family = sk->__sk_common.skc_family;
 	c->local_port = sk->__sk_common.skc_num;
 	c->remote_port = __builtin_bswap16(sk->__sk_common.skc_dport);
-	c->netns = sk->__sk_common.skc_net.net->ns.inum;
+	c->netns = netns_of(sk);
+	c->netns_cookie = netns_cookie_of(sk);
 	if (c->family == AF_INET6) {
 		bpf_probe_read_kernel(c->local, sizeof(c->local), &sk->__sk_common.skc_v6_rcv_saddr);
 		bpf_probe_read_kernel(c->remote, sizeof(c->remote), &sk->__sk_common.skc_v6_daddr);
@@ -319,6 +355,7 @@ static __noinline __u32 conn_begin(struct sock *sk, struct conn_counts *before, 
 	}
 	ref->conn = 0;
 	ref->owner = owner;
+	ref->pid = pid_of_owner(owner);
 	if (!c) {
 		lose(LOSS_CONNECTION_TABLE_FULL);
 		return 0;
@@ -336,11 +373,14 @@ static __noinline __u32 conn_begin(struct sock *sk, struct conn_counts *before, 
 		conn_count(&all, address);
 	c->before = c->now = all;
 	c->copied = tp->copied_seq;
+	c->segs = tp->segs_in;
+	c->ready_ticks = bpf_jiffies64();
 	c->rack = tp->rack.mstamp;
 	c->cwnd = tp->snd_cwnd;
 	c->una = tp->snd_una;
 	c->nxt = tp->snd_nxt;
-	bpf_map_update_elem(&conn_timers, &address, &at, BPF_ANY);
+	if (bpf_map_update_elem(&conn_timers, &address, &at, BPF_ANY))
+		lose(LOSS_TIMER_TABLE_FULL);
 	ref->conn = at;
 	/* Last: for user space, a slot with a socket is in use. */
 	barrier();

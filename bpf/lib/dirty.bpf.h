@@ -29,6 +29,8 @@ enum inode_kind {
 	INODE_BTRFS_TREES, /* the inode whose pages are a btrfs's trees */
 };
 
+const enum inode_kind *inode_kind_type __attribute__((unused));
+
 struct dirty_inode {
 	__u64 ino;
 	__u32 generation;
@@ -74,7 +76,7 @@ static __always_inline bool dirty_inode_is(struct dirty_inode *e, struct inode *
 	return e->ino == inode->i_ino && e->generation == inode->i_generation;
 }
 
-checked_once __u32 inode_kind(__u64 address)
+checked_once __u32 kind_of_inode(__u64 address)
 {
 	struct inode *inode = (void *)address;
 	__u16 mode = BPF_CORE_READ(inode, i_mode);
@@ -114,7 +116,7 @@ static __noinline int dirty_inode_changed(struct inode *inode, struct folio *fol
 		.ino = inode->i_ino,
 		.generation = inode->i_generation,
 		.owner = owner,
-		.kind = inode_kind(as_number(inode)),
+		.kind = kind_of_inode(as_number(inode)),
 	};
 	__u64 key = (__u64)inode;
 	struct dirty_inode *e = bpf_map_lookup_elem(&dirty_inodes, &key);

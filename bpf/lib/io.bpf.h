@@ -206,6 +206,9 @@ checked_once int io_file_add(__u32 at, __u64 inode_at, bool write, __u32 bytes)
 
 const volatile bool keep_worst = false;
 
+/* Only those of processes that are followed. */
+const volatile bool worst_followed = false;
+
 struct io_request {
 	__u64 at; /* completion, ns, CLOCK_MONOTONIC */
 	__u64 queue_ns, device_ns;
@@ -233,13 +236,20 @@ struct {
 	__type(value, struct io_slowest);
 } io_worst SEC(".maps");
 
+static __always_inline bool is_row_followed(__u32 row)
+{
+	struct io_row *r = bpf_map_lookup_elem(&io_rows, &row);
+
+	return r && is_followed(r->owner);
+}
+
 checked_once int io_worst_add(struct io_request *r)
 {
 	__u32 now = interval, key = now & 1, at;
 	struct io_slowest *w = bpf_map_lookup_elem(&io_worst, &key);
 	__u64 took, least = ~0ULL;
 
-	if (!w || !r)
+	if (!w || !r || (worst_followed && !is_row_followed(r->row)))
 		return 0;
 	took = r->queue_ns + r->device_ns;
 	if (w->interval != now) {

@@ -43,6 +43,7 @@ enum owner {
 	OWNER_OLDER,
 	OWNER_KERNEL,
 	OWNER_UNATTRIBUTED_SOCKET,
+	OWNER_UNATTRIBUTED_PACKET,
 	OWNER_FIRST = 32,
 };
 
@@ -68,7 +69,9 @@ struct identity {
 	struct name_key exe;
 	struct name_key cgroup2, cgroup_systemd, cgroup_memory;
 	__u32 uid;
-	__u32 kthread; /* is a thread of the kernel */
+	__u32 kthread;  /* is a thread of the kernel */
+	__u32 followed; /* was started by culprit, or by such a process */
+	__u32 zero;
 	char comm[16];
 };
 
@@ -77,6 +80,8 @@ struct process {
 	__u32 pid, ppid;
 	__u32 flags; /* PROCESS_… */
 	__u32 group; /* of all processes with this identity; 0: it found no place */
+	__u32 exec_pages; /* of one that is followed: its peak when it executed its program, which may be its parent's (exec_mmap(), fs/exec.c) */
+	__u32 zero;
 	struct identity who;
 };
 
@@ -115,6 +120,9 @@ struct task_context {
 #define TASK_FAST_COMMIT 1U /* between ext4_fc_commit_start and _stop */
 #define TASK_SUPERBLOCK 2U  /* the next write is the journal's superblock */
 #define TASK_WRITEPAGES 4U  /* between ext4_writepages and _result */
+#define TASK_TALKS 8U       /* has used a TCP connection */
+#define TASK_DATAGRAM 16U   /* one of two programs on a tracepoint has counted a datagram, */
+#define TASK_DATAGRAM_AGAIN 32U /* or the other one */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
@@ -369,6 +377,28 @@ checked_once __u64 systemd_cgroup(__u64 css_set)
 
 	bpf_loop(32, find_systemd, &w, 0);
 	return w.cgroup;
+}
+
+/* What tells a process from others that had its number before, or have it later: 0 for owners that are none. */
+static __always_inline __u32 pid_of_owner(__u32 owner)
+{
+	struct process *p = bpf_map_lookup_elem(&processes, &owner);
+
+	return p ? p->pid : 0;
+}
+
+static __always_inline bool is_owner_known(__u32 owner, __u32 pid)
+{
+	struct process *p = bpf_map_lookup_elem(&processes, &owner);
+
+	return owner && p && p->pid == pid && !(p->flags & PROCESS_RELEASED);
+}
+
+static __always_inline bool is_followed(__u32 owner)
+{
+	struct process *p = bpf_map_lookup_elem(&processes, &owner);
+
+	return p && p->who.followed;
 }
 
 /* Finds the group of those who are called the same. */

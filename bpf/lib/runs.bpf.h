@@ -45,6 +45,11 @@ struct cpu {
 	/* Interrupts: sums, and how much of them is charged to runs already. */
 	__u64 irq, softirq, irq_charged, softirq_charged;
 	__u64 irq_since, softirq_since, softirq_irq;
+	/* Of softirqs, those of network reception, and the packet that one works for. */
+	__u64 net;
+	__u64 packet_since, packet_irq;
+	__u32 packet_owner; /* 0: none yet */
+	__u32 is_net;
 	__u64 clock_offset, next_offset; /* CLOCK_MONOTONIC less the run queue's clock: the least of this period and the last */
 	__u64 offset_until;
 	__u64 made[CHAPTER_LEVELS]; /* chapters so far; at level 0, the one that is being made comes next */
@@ -217,6 +222,8 @@ static __always_inline __u32 run_add(struct cpu *c, __u32 cpu, __u64 now, __u64 
 	c->runs++;
 	if (!open)
 		return group;
+	if (!open->start) /* the first one */
+		open->start = c->since;
 	if (open->group[at] == group)
 		open->ns[at] += ns;
 	else if (ns)

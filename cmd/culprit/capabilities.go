@@ -85,7 +85,8 @@ func refusal(text, missing string) string {
 // made and programs loaded (map_create() and bpf_prog_load(), kernel/bpf/syscall.c; __sys_bpf() itself
 // asks for no other command since 5.19). Whatever is done afterwards needs the file descriptor alone:
 // reading and mapping maps, running a program (bpf_prog_test_run()), its statistics
-// (bpf_prog_get_info_by_fd()), and attaching it (bpf_raw_tp_link_attach()).
+// (bpf_prog_get_info_by_fd()), and attaching it (bpf_raw_tp_link_attach()), to an iterator, too, which is then opened
+// (bpf_iter_link_attach() and bpf_iter_new_fd(), kernel/bpf/bpf_iter.c): what it shows is the program's affair.
 func stillNeeded(proc string) (keep []cap.Value) {
 	// Container runtimes keep names in directories of root, who needs no capability
 	// for them (generic_permission(), fs/namei.c).
@@ -102,6 +103,15 @@ func stillNeeded(proc string) (keep []cap.Value) {
 
 // limit gives up, on all threads and for good, all capabilities but those to keep.
 func limit(keep ...cap.Value) error {
+	// Executing a program gives none back. From here on, this one executes none.
+	if _, err := cap.Prctlw(unix.PR_SET_NO_NEW_PRIVS, 1); err != nil {
+		return fmt.Errorf("forgoing new privileges: %w", err)
+	}
+	return drop(keep...)
+}
+
+// drop is the same, but what is executed afterwards may have them again.
+func drop(keep ...cap.Value) error {
 	left := cap.NewSet()
 	for _, c := range keep {
 		if !hasCapability(c) {
@@ -112,10 +122,6 @@ func limit(keep ...cap.Value) error {
 				return fmt.Errorf("keeping %v: %w", c, err)
 			}
 		}
-	}
-	// Executing a program gives none back. This one executes none.
-	if _, err := cap.Prctlw(unix.PR_SET_NO_NEW_PRIVS, 1); err != nil {
-		return fmt.Errorf("forgoing new privileges: %w", err)
 	}
 	// With the inheritable ones go the ambient ones (cap_capset(), security/commoncap.c).
 	if err := left.SetProc(); err != nil {
@@ -130,7 +136,7 @@ func distrust(proc, sys string) error {
 	if proc == hostProc && sys == hostSys || !privilegedByFile() {
 		return nil
 	}
-	return limit(cap.BPF, cap.PERFMON)
+	return drop(cap.BPF, cap.PERFMON)
 }
 
 // atSecure is AT_SECURE of linux/auxvec.h.

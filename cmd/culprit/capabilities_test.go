@@ -6,10 +6,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -46,6 +49,21 @@ func someCallers(t *testing.T) []caller {
 		return everybody[1:2]
 	}
 	return everybody
+}
+
+// eachReport runs f with what a command prints for some callers in some groupings, of a second.
+func eachReport(t *testing.T, command []string, f func(t *testing.T, out []byte)) {
+	bys := []string{"pid", "app", "user"}
+	if testing.Short() {
+		bys = bys[:1]
+	}
+	for _, u := range someCallers(t) {
+		for _, by := range bys {
+			t.Run(u.name+" by "+by, func(t *testing.T) {
+				f(t, output(t, u.command(slices.Concat(command, []string{"--by", by, "--duration", "1s"})...)))
+			})
+		}
+	}
 }
 
 var nobody = []string{"setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"}
@@ -116,23 +134,26 @@ func TestOrdinaryUsers(t *testing.T) {
 	write(t)
 	inBackground(t, talking())
 	users := callers(t)[1:]
-	if testing.Short() {
-		users = users[:1] // how it came to its capabilities makes little difference to a command
+	commands := []struct{ args, want string }{
+		{"summary --duration 0.5s -n 0", `(?s)\ndd .*books balance.*\ndd .*\nAUDIT .*\ntalk .*\nAUDIT `},
+		{"doctor", `(?m)^  ok       load .*\n`},
+		{"io --files --worst --hist --duration 0.5s -n 0", `(?s)\ndd .* dio .*books balance.*\ndd\n .* writes: p50 .*\ndd .*/data\n.*\nCOMPLETED `},
+		{"sched --matrix --time --threads --worst --hist --duration 0.5s -n 0", `(?s)\ndd .*\nAUDIT .*\nENDED `},
+		{"tcp --stalls --connections --peers --worst --hist --duration 0.5s -n 0", `(?s)\ntalk .* nagle.*\nAUDIT .*\ntalk +nagle_delayed_ack .*\nENDED `},
+		{"run -n 0 -o - dd if=/dev/zero of=/dev/null count=1 status=none", `(?s)exit status 0 .*\nTIME OF .*\nrunning .*\nAUDIT .*\ndd .*\nAUDIT `},
+		// Forms of these:
+		{"io --by exe --duration 0.5s -n 0", `/dd +\w+ .* dio `},
+		{"io --by user --user root --duration 0.5s", `\nroot .* dio `},
+		{"io 0.2 2 --format csv", `(?m)^start,`},
+		{"sched 0.2 2 --format csv --by pid", `(?m)^start,`},
+		{"tcp 0.2 2 --format csv --by pid", `(?m)^start,`},
+	}
+	if testing.Short() { // how it came to its capabilities makes little difference to a command, and these two load everything
+		users, commands = users[:1], commands[:2]
 	}
 	for _, u := range users {
 		t.Run(u.name, func(t *testing.T) {
-			for _, c := range []struct{ args, want string }{
-				{"io --files --worst --hist --duration 0.5s -n 0", `(?s)\ndd .* dio .*books balance.*\ndd\n .* writes: p50 .*\ndd .*/data\n.*\nCOMPLETED `},
-				{"io --by exe --duration 0.5s -n 0", `/dd +\w+ .* dio `},
-				{"io --by user --user root --duration 0.5s", `\nroot .* dio `},
-				{"io 0.2 2 --format csv", `(?m)^start,`},
-				{"sched --matrix --time --threads --worst --hist --duration 0.5s -n 0", `(?s)\ndd .*\nAUDIT .*\nENDED `},
-				{"sched 0.2 2 --format csv --by pid", `(?m)^start,`},
-				{"tcp --stalls --connections --peers --worst --hist --duration 0.5s -n 0", `(?s)\ntalk .* nagle.*\nAUDIT .*\ntalk +nagle_delayed_ack .*\nENDED `},
-				{"tcp 0.2 2 --format csv --by pid", `(?m)^start,`},
-				{"summary --duration 0.5s -n 0", `(?s)\ndd .*books balance.*\ndd .*\nAUDIT .*\ntalk .*\nAUDIT `},
-				{"doctor", `(?m)^  ok       load .*\n`},
-			} {
+			for _, c := range commands {
 				if out := output(t, u.command(strings.Fields(c.args)...)); !regexp.MustCompile(c.want).Match(out) {
 					t.Errorf("%s printed nothing like %s:\n%s", c.args, c.want, out)
 				}
@@ -233,6 +254,7 @@ func start(t *testing.T, u caller, args ...string) running {
 	}
 	t.Cleanup(func() {
 		cmd.Process.Signal(syscall.SIGINT)
+		go io.Copy(io.Discard, out) // its last report may be longer than a pipe holds
 		if err := cmd.Wait(); err != nil || stderr.Len() != 0 {
 			t.Errorf("%s: %v\n%s", cmd, err, &stderr)
 		}
@@ -331,6 +353,42 @@ func TestLateDevice(t *testing.T) {
 			if written == 0 || !audited {
 				t.Errorf("dd wrote %d bytes, audited: %v", written, audited)
 			}
+		})
+	}
+}
+
+// Sockets of UDP that come up late are found by an iterator that is attached and opened then.
+func TestLatePorts(t *testing.T) {
+	needRoot(t)
+	for _, u := range someCallers(t) {
+		t.Run(u.name, func(t *testing.T) {
+			w := start(t, u, "sched", "0.5", "--json", "-n", "0", "--by", "pid")
+			w.report(t)
+			receiver, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer receiver.Close()
+			for range 20 {
+				if _, err := receiver.WriteTo(make([]byte, 100), receiver.LocalAddr()); err != nil {
+					t.Fatal(err)
+				}
+				var report struct {
+					Rows []struct {
+						PID    int
+						Caused uint64 `json:"softirq_caused_ns"`
+					}
+				}
+				if err := json.Unmarshal(w.report(t), &report); err != nil {
+					t.Fatal(err)
+				}
+				for _, r := range report.Rows {
+					if r.PID == os.Getpid() && r.Caused > 0 {
+						return
+					}
+				}
+			}
+			t.Error("no softirq is charged to whom it received datagrams for")
 		})
 	}
 }

@@ -36,15 +36,30 @@ func run(args []string, stdout, stderr io.Writer) int {
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
+	complain := func(err error) {
+		verbose, _ := root.PersistentFlags().GetBool("verbose")
+		fmt.Fprintln(stderr, "culprit:", explain(err, verbose, missing))
+	}
 	err := root.Execute()
+	var end ended
+	if errors.As(err, &end) {
+		if end.also != nil && !errors.Is(end.also, syscall.EPIPE) {
+			complain(end.also)
+		}
+		end.repeat()
+		return end.status
+	}
 	if err == nil || errors.Is(err, syscall.EPIPE) {
 		return exitOK // whoever read our output has seen enough
 	}
-	verbose, _ := root.PersistentFlags().GetBool("verbose")
-	fmt.Fprintln(stderr, "culprit:", explain(err, verbose, missing))
+	complain(err)
 	var usage usageError
 	if errors.As(err, &usage) {
 		return exitUsage
+	}
+	var start notStarted
+	if errors.As(err, &start) {
+		return start.status()
 	}
 	return exitRefused
 }
@@ -64,6 +79,7 @@ what this machine allows.`,
   culprit io                    until Ctrl-C, then one report
   culprit io 5                  a report every 5 seconds
   culprit io 1 10 --by pid      ten reports, by process
+  culprit run make -j8          what a command did and waited for
   culprit io --json | jq .      for programs`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -74,7 +90,7 @@ what this machine allows.`,
 	}
 	root.PersistentFlags().BoolP("verbose", "v", false, "say more, including the verifier's log when the kernel refuses a program")
 	root.SetFlagErrorFunc(flagError)
-	root.AddCommand(newSummary(), newDoctor(), newVersion())
+	root.AddCommand(newSummary(), newRun(), newDoctor(), newVersion())
 	for _, p := range probes {
 		if p.command != nil {
 			root.AddCommand(p.command())

@@ -18,8 +18,13 @@ import (
 var bin string
 
 func TestMain(m *testing.M) {
-	if filepath.Base(os.Args[0]) == talker {
+	switch filepath.Base(os.Args[0]) {
+	case talker:
 		os.Exit(talk(os.Args[1:]))
+	case hog:
+		os.Exit(hogCPU())
+	case waiter:
+		os.Exit(waitFor(os.Args[1]))
 	}
 	os.Exit(testMain(m))
 }
@@ -35,9 +40,11 @@ func testMain(m *testing.M) int {
 	if err := os.Chmod(bin, 0o755); err != nil {
 		panic(err)
 	}
-	if err := copyProgram("/proc/self/exe", talker); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+	for _, name := range []string{talker, hog, waiter} {
+		if err := copyProgram("/proc/self/exe", name); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
 	}
 	// Elsewhere than where it can be built, it is brought along.
 	if built := os.Getenv("CULPRIT_TEST_PROGRAM"); built != "" {

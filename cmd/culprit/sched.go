@@ -19,6 +19,7 @@ type schedFlags struct {
 	matrix, hist, worst, time, threads bool
 	culprits                           []string
 	tiny                               bool
+	blamed                             *tcpFlags // of a tcp probe that comes after it, if there is one
 }
 
 func newSched() *cobra.Command {
@@ -41,6 +42,8 @@ How to read it:
   [own CPU quota]       the application's cgroup had used up its share (cpu.max)
   [interrupts], [softirqs]  stole the CPU while others waited for it
   [older than history]  longer ago than the CPU's run history tells
+  softirqs caused by    whose sockets the kernel received packets for in softirqs,
+                and how long; [softirqs] are those of other kinds (timers, RCU …)
   AUDIT         the kernel's own sum of everybody's waits (run_delay, as in
                 /proc/PID/schedstat) beside culprit's
 
@@ -91,11 +94,17 @@ func (f *schedFlags) attach(owners *owner.Table, out *table.Table) (*part, error
 		Worst: f.worst || f.format == "json" || f.format == "csv",
 	}
 	if f.tiny {
-		o.Threads, o.Pairs, o.Buckets = 16, 2, 8
+		o.Threads, o.Pairs, o.Buckets, o.Flows = 16, 2, 8, 2
+	}
+	if f.blamed != nil && o.Worst {
+		o.TalkersFrom = talkersFrom(f.blamed.minStall)
 	}
 	probe, err := sched.Load(owners, o)
 	if err != nil {
 		return nil, err
+	}
+	if o.TalkersFrom > 0 {
+		f.blamed.waits = probe
 	}
 	return newPart(probe, f.shape, printer(&f.watchFlags, out.W, json.Sched, (*csv.Writer).Sched, []section[snapshot.Sched]{
 		{true, out.Sched},

@@ -27,6 +27,7 @@ of these, as csv a table.`,
 			if disks.sort == summarySorts[0] {
 				disks.sort, cpus.sort, network.sort = snapshot.IOSorts[0], snapshot.SchedSorts[0], snapshot.TCPSorts[0]
 			}
+			cpus.blamed = &network
 			return disks.run(cmd.OutOrStdout(), cmd.ErrOrStderr(), disks.tables(), disks.attach, cpus.attach, network.attach)
 		},
 	}

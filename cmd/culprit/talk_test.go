@@ -19,7 +19,7 @@ func talking() *exec.Cmd { return exec.Command(filepath.Join(bin, talker), "slee
 
 // talk runs a command while it talks to itself over loopback, on the port PORT, and is the command's exit status. Each
 // request is two small writes, the second of which waits for the other end's delayed acknowledgement; now and then
-// it tries a port at which nobody listens.
+// it tries a port at which nobody listens. It sends itself datagrams, too.
 func talk(command []string) int {
 	port, err := converse()
 	if err != nil {
@@ -63,6 +63,17 @@ func converse() (port int, err error) {
 					}
 				}
 			}()
+		}
+	}()
+	datagrams, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	go func() {
+		for buf := make([]byte, 100); ; time.Sleep(10 * time.Millisecond) {
+			if _, err := datagrams.WriteTo(buf, datagrams.LocalAddr()); err == nil {
+				datagrams.ReadFrom(buf)
+			}
 		}
 	}()
 	closed, err := net.Listen("tcp4", "127.0.0.1:0")

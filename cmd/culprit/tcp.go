@@ -11,6 +11,7 @@ import (
 	"culprit/output/json"
 	"culprit/output/table"
 	"culprit/probes/owner"
+	"culprit/probes/sched"
 	"culprit/probes/snapshot"
 	"culprit/probes/tcp"
 )
@@ -23,6 +24,9 @@ type tcpFlags struct {
 	networks                                []netip.Prefix // remotes, once checked
 	stalls, connections, peers, worst, hist bool
 	minStall                                time.Duration
+	namespace                               string
+	netns                                   uint32    // namespace's inode, once checked; 0: all
+	waits                                   tcp.Waits // nil unless somebody is to be blamed for readers' waits
 }
 
 // defaultMinStall is far below the shortest delayed acknowledgement (TCP_DELACK_MIN, 40 ms) and timeout (TCP_RTO_MIN, 200 ms).
@@ -33,7 +37,8 @@ func newTCP() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "tcp [INTERVAL [COUNT]]",
 		Short: "Who talks TCP, and why it paused",
-		Long: `What every application sent and received over TCP, and why its connections paused.
+		Long: `What every application sent and received over TCP, and why its connections paused; and
+what it sent and received over UDP.
 A connection belongs to the process that opened or accepted it, or to the one that
 reads and writes where that is another.
 
@@ -48,8 +53,12 @@ How to read it:
   STALLED       time in which connections had something to do and made no progress,
                 one by one where several stalled at a time
   CAUSE         why, for most of it
+  UDP-SENT, UDP-RECV     bytes of payload; of UDP there is a table where there is any
+  DGRAMS-OUT, DGRAMS-IN  as the kernel counts datagrams: several at once are one
+  DROPS         datagrams that came in and found the socket's receive buffer full
   AUDIT         /proc/net/snmp over the interval beside culprit's own sums, of all
-                network namespaces, also when filters choose some connections
+                network namespaces, also when filters choose some connections, or of
+                the one that --namespace chooses
 
 Why connections stall. A stall has the first cause that applies:
   rto                   segments were lost, and only a timeout told
@@ -67,15 +76,19 @@ Why connections stall. A stall has the first cause that applies:
   reader_not_scheduled  data was there, and its reader waited for a CPU
   reader_not_reading    data was there, and its reader did something else
   unexplained           none of these
-Narrow tables shorten them: no_cpu is reader_not_scheduled. --worst adds what to do.
+Narrow tables shorten them: no_cpu is reader_not_scheduled. --worst adds what to do,
+and who had the CPU, for which it watches the scheduler, too (see culprit sched).
 
 Filters choose whose connections are shown, --port and --remote which of them: rows
-and lists are made of these alone. The audit stays that of everybody.`,
+and lists are made of these alone, without UDP. The audit stays that of everybody, and a process's
+round-trip times are those of all its connections. With --namespace, everything is of
+that network namespace.`,
 		Example: `  culprit tcp 5                      a report every 5 seconds
   culprit tcp --duration 1m --stalls --worst  each pause, and what to do about it
   culprit tcp --app api --connections  its connections one by one
   culprit tcp --port 5432 --hist     round-trip times to and from PostgreSQL
   culprit tcp --remote 10.0.0.0/8 5  inside of the data center only
+  culprit tcp --namespace blue 5     inside of ip netns blue only
   culprit tcp --json 1 | jq .        for programs`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := f.parse(args, snapshot.TCPSorts); err != nil {
@@ -93,17 +106,27 @@ and lists are made of these alone. The audit stays that of everybody.`,
 			if f.minStall <= 0 {
 				return usagef("bad --min-stall %v: give a time of more than 0, such as 5ms", f.minStall)
 			}
-			return f.run(cmd.OutOrStdout(), cmd.ErrOrStderr(), owner.Options{Proc: f.proc}, f.attach)
+			if cmd.Flags().Changed("namespace") {
+				if err := f.checkNamespace(); err != nil {
+					return err
+				}
+			}
+			probes := []attach{f.attach}
+			if f.worst {
+				probes = []attach{f.attachWaits(cmd.ErrOrStderr(), sched.Load), f.attach}
+			}
+			return f.run(cmd.OutOrStdout(), cmd.ErrOrStderr(), owner.Options{Proc: f.proc}, probes...)
 		},
 	}
 	f.register(cmd, snapshot.TCPSorts, "sent and received")
 	flags := cmd.Flags()
 	flags.IntSliceVar(&f.ports, "port", nil, "only connections with one of the ports `PORT,…` at either end")
 	flags.StringSliceVar(&f.remotes, "remote", nil, "only connections to and from the addresses or networks `ADDR[/LEN],…`")
+	f.registerNamespace(cmd)
 	flags.BoolVar(&f.stalls, "stalls", false, "add all causes of each application's stalls")
 	flags.BoolVar(&f.connections, "connections", false, "add the connections, one by one; as json or csv, too")
 	flags.BoolVar(&f.peers, "peers", false, "add whom each application talked to most")
-	flags.BoolVar(&f.worst, "worst", false, "add each application's longest stalls, and what to do about them")
+	flags.BoolVar(&f.worst, "worst", false, "add each application's longest stalls, who had the CPU meanwhile, and what to do")
 	flags.BoolVar(&f.hist, "hist", false, "draw how long round trips, connecting and first bytes took, of each of the top applications")
 	flags.DurationVar(&f.minStall, "min-stall", defaultMinStall, "count stalls from this `TIME` on")
 	return cmd
@@ -147,7 +170,7 @@ func (f *tcpFlags) match() func(local, remote netip.AddrPort) bool {
 func (f *tcpFlags) attach(owners *owner.Table, out *table.Table) (*part, error) {
 	probe, err := tcp.Load(owners, tcp.Options{
 		Proc: f.proc, Connections: f.connections, Worst: f.worst || f.format == "json" || f.format == "csv",
-		StallMin: f.minStall, Match: f.match(),
+		StallMin: f.minStall, Match: f.match(), Namespace: f.netns, Waits: f.waits,
 	})
 	if err != nil {
 		return nil, err

@@ -59,79 +59,74 @@ func TestTCPMatch(t *testing.T) {
 func TestTCPBooks(t *testing.T) {
 	needRoot(t)
 	inBackground(t, talking())
-	bys := []string{"pid", "app", "user"}
-	if testing.Short() {
-		bys = bys[:1]
-	}
-	for _, u := range someCallers(t) {
-		for _, by := range bys {
-			t.Run(u.name+" by "+by, func(t *testing.T) {
-				out := output(t, u.command("tcp", "--json", "-n", "0", "--connections", "--by", by, "--duration", "1s"))
-				type stall struct {
-					Cause string
-					Count uint64
-					Total uint64 `json:"total_ns"`
-					Max   uint64 `json:"max_ns"`
-				}
-				var report struct {
-					Schema string
-					Rows   []struct {
-						App, Comm, User                            string
-						Sent                                       uint64 `json:"sent_bytes"`
-						Received                                   uint64 `json:"received_bytes"`
-						Opened, Accepted, Failed, Refused, Aborted uint64
-						TimedOut                                   uint64 `json:"timed_out"`
-						Stalled                                    uint64 `json:"stalled_ns"`
-						Stalls                                     []stall
-						RTT                                        struct{ Count uint64 }
-					}
-					Connections []struct{ Local, Remote string }
-					Exemplars   []struct {
-						Cause    string
-						Duration uint64 `json:"duration_ns"`
-						Remedy   string
-					}
-					Kernel map[string]uint64
-					Audit  []struct {
-						Name         string
-						Ours, Kernel uint64
-						Residual     int64
-						Skew         uint64 `json:"audit_skew"`
-					}
-				}
-				if err := json.Unmarshal(out, &report); err != nil {
-					t.Fatal(err)
-				}
-				var nagle uint64
-				for _, r := range report.Rows {
-					var sum uint64
-					for _, s := range r.Stalls {
-						sum += s.Total
-						if s.Cause == string(snapshot.NagleDelayedACK) {
-							nagle += s.Count
-						}
-						if s.Max > s.Total || s.Total > s.Count*s.Max {
-							t.Errorf("%s: %+v", r.App, s)
-						}
-					}
-					if sum != r.Stalled || r.Refused+r.TimedOut+r.Aborted != r.Failed {
-						t.Errorf("stalls of %d ns: %+v", sum, r)
-					}
-				}
-				if report.Schema != "culprit.tcp/1" || nagle < 5 || len(report.Connections) == 0 || len(report.Exemplars) == 0 || len(report.Audit) == 0 {
-					t.Errorf("%s: %d Nagle's, %d connections, %d exemplars, %d counters", report.Schema, nagle, len(report.Connections), len(report.Exemplars), len(report.Audit))
-				}
-				for _, e := range report.Exemplars {
-					if e.Remedy == "" || e.Duration < uint64(defaultMinStall) {
-						t.Errorf("%+v", e)
-					}
-				}
-				for _, a := range report.Audit {
-					if a.Kernel != report.Kernel[a.Name] || int64(a.Kernel-a.Ours) != a.Residual || max(a.Residual, -a.Residual) > int64(a.Skew) {
-						t.Errorf("%+v, the kernel's counter is %d", a, report.Kernel[a.Name])
-					}
-				}
-			})
+	eachReport(t, []string{"tcp", "--json", "-n", "0", "--connections"}, func(t *testing.T, out []byte) {
+		type stall struct {
+			Cause string
+			Count uint64
+			Total uint64 `json:"total_ns"`
+			Max   uint64 `json:"max_ns"`
 		}
-	}
+		var report struct {
+			Schema string
+			Rows   []struct {
+				App, Comm, User                            string
+				Sent                                       uint64 `json:"sent_bytes"`
+				Received                                   uint64 `json:"received_bytes"`
+				Opened, Accepted, Failed, Refused, Aborted uint64
+				TimedOut                                   uint64 `json:"timed_out"`
+				Stalled                                    uint64 `json:"stalled_ns"`
+				Stalls                                     []stall
+				RTT                                        struct{ Count uint64 }
+			}
+			Connections []struct{ Local, Remote string }
+			Exemplars   []struct {
+				Cause    string
+				Duration uint64 `json:"duration_ns"`
+				Remedy   string
+			}
+			Kernel map[string]uint64
+			Audit  []struct {
+				Name         string
+				Ours, Kernel uint64
+				Residual     int64
+				Skew         uint64 `json:"audit_skew"`
+			}
+		}
+		if err := json.Unmarshal(out, &report); err != nil {
+			t.Fatal(err)
+		}
+		var nagle uint64
+		for _, r := range report.Rows {
+			var sum uint64
+			for _, s := range r.Stalls {
+				sum += s.Total
+				if s.Cause == string(snapshot.NagleDelayedACK) {
+					nagle += s.Count
+				}
+				if s.Max > s.Total || s.Total > s.Count*s.Max {
+					t.Errorf("%s: %+v", r.App, s)
+				}
+			}
+			if sum != r.Stalled || r.Refused+r.TimedOut+r.Aborted != r.Failed {
+				t.Errorf("stalls of %d ns: %+v", sum, r)
+			}
+		}
+		if report.Schema != "culprit.tcp/1" || nagle < 5 || len(report.Connections) == 0 || len(report.Exemplars) == 0 || len(report.Audit) == 0 {
+			t.Errorf("%s: %d Nagle's, %d connections, %d exemplars, %d counters", report.Schema, nagle, len(report.Connections), len(report.Exemplars), len(report.Audit))
+		}
+		for _, e := range report.Exemplars {
+			if e.Remedy == "" || e.Duration < uint64(defaultMinStall) {
+				t.Errorf("%+v", e)
+			}
+		}
+		for _, a := range report.Audit {
+			most := int64(a.Skew)
+			if strings.HasPrefix(a.Name, "Udp") {
+				most++ // the kernel has counted a datagram, and its only sender has not come to where that is told of
+			}
+			if a.Kernel != report.Kernel[a.Name] || int64(a.Kernel-a.Ours) != a.Residual || max(a.Residual, -a.Residual) > most {
+				t.Errorf("%+v, the kernel's counter is %d", a, report.Kernel[a.Name])
+			}
+		}
+	})
 }

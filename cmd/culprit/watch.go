@@ -45,21 +45,29 @@ func (f *watchFlags) register(cmd *cobra.Command, sorts []string, did string) {
 	flags := cmd.Flags()
 	flags.SortFlags = false
 	flags.DurationVar(&f.duration, "duration", f.duration, "end after this `TIME`, such as 10s or 5m; 0 is until Ctrl-C")
-	flags.StringVar(&f.by, "by", string(snapshot.ByApp), "group by `FIELD`: "+join(snapshot.Bys))
+	f.registerBy(cmd, snapshot.ByApp)
 	f.filters.register(cmd, did)
-	flags.IntVarP(&f.top, "top", "n", 20, "print this `NUMBER` of rows; 0 is all")
+	f.registerTop(cmd)
 	flags.StringVar(&f.sort, "sort", sorts[0], "sort by `COLUMN`: "+strings.Join(sorts, ", "))
 	flags.StringVar(&f.format, "format", formats[0], "print as `FORMAT`: table, json (one object a line) or csv")
 	flags.BoolVar(&f.json, "json", false, "short for --format json")
 	flags.BoolVarP(&f.timestamps, "timestamps", "T", false, "precede each table by its time (json and csv have it always)")
 
+	complete(cmd, "sort", sorts)
+	complete(cmd, "format", formats)
+}
+
+func (f *watchFlags) registerBy(cmd *cobra.Command, by snapshot.By) {
+	cmd.Flags().StringVar(&f.by, "by", string(by), "group by `FIELD`: "+join(snapshot.Bys))
 	var bys []string
 	for _, by := range snapshot.Bys {
 		bys = append(bys, string(by))
 	}
 	complete(cmd, "by", bys)
-	complete(cmd, "sort", sorts)
-	complete(cmd, "format", formats)
+}
+
+func (f *watchFlags) registerTop(cmd *cobra.Command) {
+	cmd.Flags().IntVarP(&f.top, "top", "n", 20, "print this `NUMBER` of rows; 0 is all")
 }
 
 // complete makes shells offer values for a flag.
@@ -114,6 +122,8 @@ func (f *watchFlags) parse(args, sorts []string) error {
 	}
 	if f.json {
 		f.format = "json"
+	} else if f.format == "" { // a command without the flag
+		f.format = formats[0]
 	}
 	if !slices.Contains(formats, f.format) {
 		return usagef("bad --format %q: give one of %s", f.format, strings.Join(formats, ", "))

@@ -133,20 +133,12 @@ func (w *Writer) IO(s snapshot.IO) error {
 	s, omitted := rows.Top(s, w.o.Top)
 	report := contract.IO(s, len(omitted))
 	p := w.begin(report.Interval, contract.IORow{}, contract.IODevice{}, contract.Counter{}, contract.IOFile{}, contract.IORequest{})
-	for _, r := range report.Rows {
-		p.add("row", r)
-	}
+	addAll(p, "row", report.Rows)
 	p.omitted(report.OmittedRows)
-	for _, d := range report.Devices {
-		p.add("device", d)
-	}
+	addAll(p, "device", report.Devices)
 	p.loss(report.Loss)
-	for _, f := range report.Files {
-		p.add("file", f)
-	}
-	for _, r := range report.Worst {
-		p.add("request", r)
-	}
+	addAll(p, "file", report.Files)
+	addAll(p, "request", report.Worst)
 	return w.write("io report", p)
 }
 
@@ -169,9 +161,7 @@ func (w *Writer) Sched(s snapshot.Sched) error {
 			p.add("ran", ran{e, blame(r)})
 		}
 	}
-	for _, t := range report.Threads {
-		p.add("thread", t)
-	}
+	addAll(p, "thread", report.Threads)
 	p.add("audit", report.Audit)
 	p.loss(report.Loss)
 	return w.write("sched report", p)
@@ -193,18 +183,14 @@ func (w *Writer) TCP(s snapshot.TCP) error {
 		}
 	}
 	p.omitted(report.OmittedRows)
-	for _, c := range report.Connections {
-		p.add("connection", c)
-	}
+	addAll(p, "connection", report.Connections)
 	for _, e := range report.Exemplars {
 		p.add("exemplar", e)
 		for _, r := range e.Ran {
 			p.add("ran", stallRan{e, blame(r)})
 		}
 	}
-	for _, a := range report.Audit {
-		p.add("audit", a)
-	}
+	addAll(p, "audit", report.Audit)
 	p.loss(report.Loss)
 	return w.write("tcp report", p)
 }
@@ -259,6 +245,13 @@ func (p *part) add(record string, v any) {
 		line[i] = cells[c]
 	}
 	p.lines = append(p.lines, line)
+}
+
+// addAll adds a line for each of some records.
+func addAll[T any](p *part, record string, all []T) {
+	for _, v := range all {
+		p.add(record, v)
+	}
 }
 
 // flatten yields the fields of v, a struct of the contract, with the names of

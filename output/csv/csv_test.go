@@ -37,10 +37,7 @@ func TestGolden(t *testing.T) {
 
 // One table: one header, the same columns on each line, a line per record.
 func TestRectangular(t *testing.T) {
-	var all []snapshot.IO
-	for _, by := range snapshot.Bys {
-		all = append(all, sample.IO(by), sample.Nasty(by), sample.Idle(), sample.Unbalanced(by))
-	}
+	all := sample.AllIO()
 	want := map[string]int{}
 	for _, s := range all {
 		want["row"] += len(s.Rows)

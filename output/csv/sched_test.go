@@ -16,10 +16,7 @@ func TestSchedGolden(t *testing.T) {
 }
 
 func TestSchedRectangular(t *testing.T) {
-	var all []snapshot.Sched
-	for _, by := range snapshot.Bys {
-		all = append(all, sample.SchedThreads(by), sample.SchedNasty(by), sample.SchedIdle(), sample.SchedUnbalanced(by))
-	}
+	all := sample.AllSched()
 	want := map[string]int{"audit": len(all)}
 	for _, s := range all {
 		want["row"] += len(s.Rows)

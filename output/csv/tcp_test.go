@@ -16,10 +16,7 @@ func TestTCPGolden(t *testing.T) {
 }
 
 func TestTCPRectangular(t *testing.T) {
-	var all []snapshot.TCP
-	for _, by := range snapshot.Bys {
-		all = append(all, sample.TCPConnections(by), sample.TCPNasty(by), sample.TCPIdle(), sample.TCPUnbalanced(by))
-	}
+	all := sample.AllTCP()
 	want := map[string]int{}
 	for _, s := range all {
 		want["row"] += len(s.Rows)

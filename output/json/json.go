@@ -45,6 +45,15 @@ func TCP(w io.Writer, s snapshot.TCP, o Options) error {
 	return write(w, "tcp report", contract.TCP(s, len(omitted)))
 }
 
+// Run writes what a command did as one object, in the way of IO: the three
+// reports are under io, sched and tcp.
+func Run(w io.Writer, r snapshot.Run, o Options) error {
+	io, omittedIO := rows.Top(r.IO, o.Top)
+	sched, omittedSched := rows.TopSched(r.Sched, o.Top)
+	tcp, omittedTCP := rows.TopTCP(r.TCP, o.Top)
+	return write(w, "what the command did", contract.Run(r, contract.IO(io, len(omittedIO)), contract.Sched(sched, len(omittedSched)), contract.TCP(tcp, len(omittedTCP))))
+}
+
 func write(w io.Writer, what string, report any) error {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)

@@ -19,16 +19,11 @@ import (
 	"culprit/probes/snapshot"
 )
 
-// encode is the one line of s without its newline.
-func encode(t *testing.T, s snapshot.IO, o json.Options) string {
-	t.Helper()
-	return oneLine(t, func(w io.Writer) error { return json.IO(w, s, o) })
-}
-
-func oneLine(t *testing.T, print func(io.Writer) error) string {
+// encode is the one line that is printed of s, without its newline.
+func encode[S any](t *testing.T, print func(io.Writer, S, json.Options) error, s S, o json.Options) string {
 	t.Helper()
 	var out bytes.Buffer
-	if err := print(&out); err != nil {
+	if err := print(&out, s, o); err != nil {
 		t.Fatal(err)
 	}
 	line, rest, ended := strings.Cut(out.String(), "\n")
@@ -42,11 +37,17 @@ func oneLine(t *testing.T, print func(io.Writer) error) string {
 }
 
 func TestGolden(t *testing.T) {
+	checkGolden(t, "io.json", json.IO, json.Options{Top: 3}, sample.Unbalanced(snapshot.ByPID), sample.Idle())
+}
+
+// checkGolden compares what is printed of several intervals with a golden file.
+func checkGolden[S any](t *testing.T, name string, print func(io.Writer, S, json.Options) error, o json.Options, in ...S) {
+	t.Helper()
 	var out bytes.Buffer
-	for _, s := range []snapshot.IO{sample.Unbalanced(snapshot.ByPID), sample.Idle()} {
-		out.WriteString(encode(t, s, json.Options{Top: 3}) + "\n")
+	for _, s := range in {
+		out.WriteString(encode(t, print, s, o) + "\n")
 	}
-	golden.Check(t, "io.json", out.Bytes())
+	golden.Check(t, name, out.Bytes())
 }
 
 // The contract, field by field, as other programs rely on it.
@@ -92,6 +93,41 @@ func fields(t *testing.T, what string, o any, want []string, optional ...string)
 		}
 	}
 	return m
+}
+
+// list is the objects in a field, which is never null.
+func list(t *testing.T, o object, field string, want []string) (out []object) {
+	t.Helper()
+	all, ok := o[field].([]any)
+	if !ok {
+		t.Fatalf("%s is %v", field, o[field])
+	}
+	for _, v := range all {
+		out = append(out, fields(t, field, v, want))
+	}
+	return out
+}
+
+// listOf is the same of n objects.
+func listOf(t *testing.T, o object, field string, n int, want []string) []object {
+	t.Helper()
+	out := list(t, o, field, want)
+	if len(out) != n {
+		t.Fatalf("%d %s, want %d", len(out), field, n)
+	}
+	return out
+}
+
+// optionalList is the same of a field that is left out where there are none.
+func optionalList(t *testing.T, o object, field string, n int, want []string) []object {
+	t.Helper()
+	if _, ok := o[field]; ok != (n > 0) {
+		t.Fatalf("%s are %v", field, o[field])
+	}
+	if n == 0 {
+		return nil
+	}
+	return listOf(t, o, field, n, want)
 }
 
 func num(t *testing.T, o object, field string) uint64 {
@@ -144,20 +180,11 @@ func named(t *testing.T, row object, p snapshot.Process, by snapshot.By) {
 }
 
 func TestContract(t *testing.T) {
-	snapshots := []snapshot.IO{sample.Idle(), {}}
-	for _, by := range snapshot.Bys {
-		snapshots = append(snapshots, sample.IO(by), sample.Unbalanced(by), sample.Nasty(by))
-	}
-	for _, s := range snapshots {
-		report := fields(t, "report", decode(t, encode(t, s, json.Options{})), contractReport, "files", "worst")
+	for _, s := range append(sample.AllIO(), snapshot.IO{}) {
+		report := fields(t, "report", decode(t, encode(t, json.IO, s, json.Options{})), contractReport, "files", "worst")
 		heading(t, report, "culprit.io/1", !s.Start.IsZero())
-		rows, ok := report["rows"].([]any)
-		if !ok || len(rows) != len(s.Rows) {
-			t.Fatalf("rows are %v", report["rows"])
-		}
 		perDevice := make(map[string]object)
-		for i, r := range rows {
-			row := fields(t, "row", r, contractRow)
+		for i, row := range listOf(t, report, "rows", len(s.Rows), contractRow) {
 			for _, l := range []string{"read_latency", "write_latency"} {
 				fields(t, l, row[l], contractLatency)
 			}
@@ -178,12 +205,7 @@ func TestContract(t *testing.T) {
 				}
 			}
 		}
-		devices, ok := report["devices"].([]any)
-		if !ok || len(devices) != len(s.Devices) {
-			t.Fatalf("devices are %v", report["devices"])
-		}
-		for i, d := range devices {
-			device := fields(t, "device", d, contractDevice)
+		for i, device := range listOf(t, report, "devices", len(s.Devices), contractDevice) {
 			if s.Devices[i].ResidualBytes() > 1<<60 {
 				continue // a sample of large numbers, not of sums
 			}
@@ -204,7 +226,7 @@ func TestContract(t *testing.T) {
 
 // Every counter is there, zero or not, in the probe's order.
 func TestLossInOrder(t *testing.T) {
-	line := encode(t, sample.Unbalanced(snapshot.ByApp), json.Options{})
+	line := encode(t, json.IO, sample.Unbalanced(snapshot.ByApp), json.Options{})
 	if want := `"loss":{"owners_full":0,"folios_full":1000003,"recursion_misses":2000006}`; !strings.Contains(line, want) {
 		t.Errorf("no %s in %s", want, line)
 	}
@@ -217,7 +239,7 @@ func TestNamesAreExact(t *testing.T) {
 			continue
 		}
 		s := snapshot.IO{By: snapshot.ByPID, Rows: []snapshot.IORow{{Process: snapshot.Process{PID: 1, App: name, Comm: name, Exe: name}}}}
-		row := decode(t, encode(t, s, json.Options{}))["rows"].([]any)[0].(object)
+		row := decode(t, encode(t, json.IO, s, json.Options{}))["rows"].([]any)[0].(object)
 		if got := []any{row["app"], row["comm"], row["exe"]}; !reflect.DeepEqual(got, []any{name, name, name}) {
 			t.Errorf("%q became %q", name, got)
 		}
@@ -226,7 +248,7 @@ func TestNamesAreExact(t *testing.T) {
 
 func TestTop(t *testing.T) {
 	s := sample.IO(snapshot.ByApp)
-	o := decode(t, encode(t, s, json.Options{Top: 1}))
+	o := decode(t, encode(t, json.IO, s, json.Options{Top: 1}))
 	if rows := o["rows"].([]any); len(rows) != 1 || num(t, o, "omitted_rows") != uint64(len(s.Rows)-1) {
 		t.Errorf("%d rows, %v omitted", len(rows), o["omitted_rows"])
 	}
@@ -248,7 +270,7 @@ func FuzzNames(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, name string) {
 		s := snapshot.IO{Rows: []snapshot.IORow{{Process: snapshot.Process{App: name}}}, Loss: []snapshot.Loss{{Name: name}}}
-		line := encode(t, s, json.Options{})
+		line := encode(t, json.IO, s, json.Options{})
 		row := decode(t, line)["rows"].([]any)[0].(object)
 		if utf8.ValidString(name) && row["app"] != name {
 			t.Errorf("%q became %q", name, row["app"])

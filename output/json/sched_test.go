@@ -1,31 +1,20 @@
 package json_test
 
 import (
-	"bytes"
 	stdjson "encoding/json"
 	"errors"
 	"io"
 	"slices"
 	"testing"
 
-	"culprit/output/internal/golden"
 	"culprit/output/internal/sample"
 	"culprit/output/json"
 	"culprit/probes/snapshot"
 )
 
-func encodeSched(t *testing.T, s snapshot.Sched, o json.Options) string {
-	t.Helper()
-	return oneLine(t, func(w io.Writer) error { return json.Sched(w, s, o) })
-}
-
 func TestSchedGolden(t *testing.T) {
-	threads := sample.SchedThreads(snapshot.ByApp)
-	var out bytes.Buffer
-	for _, s := range []snapshot.Sched{sample.SchedUnbalanced(snapshot.ByPID), threads, sample.SchedIdle()} {
-		out.WriteString(encodeSched(t, s, json.Options{Top: 2}) + "\n")
-	}
-	golden.Check(t, "sched.json", out.Bytes())
+	checkGolden(t, "sched.json", json.Sched, json.Options{Top: 2},
+		sample.SchedUnbalanced(snapshot.ByPID), sample.SchedThreads(snapshot.ByApp), sample.SchedIdle())
 }
 
 // The contract, field by field, as other programs rely on it.
@@ -37,19 +26,6 @@ var (
 	contractWaits    = []string{"count", "mean_ns", "p50_ns", "p90_ns", "p99_ns", "p999_ns", "max_ns"}
 	contractExemplar = []string{"at", "cpu", "app", "pid", "started", "tid", "wait_ns", "ran"}
 )
-
-// list is the objects in a field, which is never null.
-func list(t *testing.T, o object, field string, want []string) (out []object) {
-	t.Helper()
-	all, ok := o[field].([]any)
-	if !ok {
-		t.Fatalf("%s is %v", field, o[field])
-	}
-	for _, v := range all {
-		out = append(out, fields(t, field, v, want))
-	}
-	return out
-}
 
 // dividesWait checks that the culprits of a row add up to its wait.
 func dividesWait(t *testing.T, row object) {
@@ -65,27 +41,15 @@ func dividesWait(t *testing.T, row object) {
 }
 
 func TestSchedContract(t *testing.T) {
-	snapshots := []snapshot.Sched{sample.SchedIdle(), {}}
-	for _, by := range snapshot.Bys {
-		snapshots = append(snapshots, sample.SchedThreads(by), sample.SchedUnbalanced(by), sample.SchedNasty(by))
-	}
-	for _, s := range snapshots {
-		report := fields(t, "report", decode(t, encodeSched(t, s, json.Options{})), contractSchedReport, "threads")
+	for _, s := range append(sample.AllSched(), snapshot.Sched{}) {
+		report := fields(t, "report", decode(t, encode(t, json.Sched, s, json.Options{})), contractSchedReport, "threads")
 		heading(t, report, "culprit.sched/1", !s.Start.IsZero())
-		rows := list(t, report, "rows", contractSchedRow)
-		if len(rows) != len(s.Rows) {
-			t.Errorf("%d rows of %d", len(rows), len(s.Rows))
-		}
-		for i, row := range rows {
+		for i, row := range listOf(t, report, "rows", len(s.Rows), contractSchedRow) {
 			dividesWait(t, row)
 			named(t, row, s.Rows[i].Process, s.By)
 		}
-		if _, ok := report["threads"]; ok != (len(s.Threads) > 0) {
-			t.Errorf("threads are %v", report["threads"])
-		} else if ok {
-			for _, thread := range list(t, report, "threads", slices.Concat(contractSchedRow, []string{"tid", "name"})) {
-				dividesWait(t, thread)
-			}
+		for _, thread := range optionalList(t, report, "threads", len(s.Threads), slices.Concat(contractSchedRow, []string{"tid", "name"})) {
+			dividesWait(t, thread)
 		}
 		for _, e := range list(t, report, "exemplars", contractExemplar) {
 			list(t, e, "ran", []string{"app", "pid", "started", "tid", "ns"})
@@ -99,7 +63,7 @@ func TestSchedNames(t *testing.T) {
 	for by, want := range map[snapshot.By][2]string{
 		snapshot.ByApp: {"dd", "postgresql@17-main.service"}, snapshot.ByUser: {"ann", "postgres"}, snapshot.ByExe: {"/usr/bin/dd", "/usr/lib/postgresql/17/bin/postgres"},
 	} {
-		report := decode(t, encodeSched(t, sample.Sched(by), json.Options{}))
+		report := decode(t, encode(t, json.Sched, sample.Sched(by), json.Options{}))
 		culprit := report["rows"].([]any)[1].(object)["culprits"].([]any)[0].(object)
 		exemplar := report["exemplars"].([]any)[1].(object)
 		if got := [2]any{culprit["app"], exemplar["app"]}; got != [2]any{want[0], want[1]} {
@@ -116,7 +80,7 @@ func TestSchedNames(t *testing.T) {
 
 // Where there is a pid, its start tells it from the same pid of another process.
 func TestSchedStarted(t *testing.T) {
-	report := decode(t, encodeSched(t, sample.Sched(snapshot.ByPID), json.Options{}))
+	report := decode(t, encode(t, json.Sched, sample.Sched(snapshot.ByPID), json.Options{}))
 	started := map[uint64]any{0: ""} // by pid; what is no process has none
 	for _, r := range report["rows"].([]any) {
 		row := r.(object)
@@ -140,7 +104,7 @@ func TestSchedStarted(t *testing.T) {
 
 // The residual and the skew have signs.
 func TestSchedAudit(t *testing.T) {
-	audit := decode(t, encodeSched(t, sample.SchedUnbalanced(snapshot.ByApp), json.Options{}))["audit"].(object)
+	audit := decode(t, encode(t, json.Sched, sample.SchedUnbalanced(snapshot.ByApp), json.Options{}))["audit"].(object)
 	if audit["residual_ns"] != stdjson.Number("-1234") || audit["audit_skew_ns"] != stdjson.Number("56789") {
 		t.Errorf("audit %v", audit)
 	}
@@ -148,7 +112,7 @@ func TestSchedAudit(t *testing.T) {
 
 func TestSchedTop(t *testing.T) {
 	s := sample.SchedThreads(snapshot.ByApp)
-	o := decode(t, encodeSched(t, s, json.Options{Top: 1}))
+	o := decode(t, encode(t, json.Sched, s, json.Options{Top: 1}))
 	if num(t, o, "omitted_rows") != uint64(len(s.Rows)-1) {
 		t.Errorf("%v omitted", o["omitted_rows"])
 	}

@@ -87,7 +87,7 @@ func (t *Table) Worst(s snapshot.IO) error {
 	s, _ = rows.Top(s, t.Top)
 	type Q = snapshot.IORequest
 	columns := []column[Q]{
-		{"COMPLETED", len("15:04:05.000"), false, func(r Q) string { return r.At.Format("15:04:05.000") }},
+		{"COMPLETED", len(clock), false, func(r Q) string { return r.At.Format(clock) }},
 		{ownerHead, 0, false, nil},
 		{"DEVICE", deviceWidth, false, func(r Q) string { return cmp.Or(text.Escape(r.Device), "-") }},
 		{"REQUEST", len("write meta"), false, func(r Q) string { return text.Escape(r.Op + " " + short[r.Via]) }},
@@ -95,17 +95,12 @@ func (t *Table) Worst(s snapshot.IO) error {
 		{"QUEUED", durationWidth, true, func(r Q) string { return duration(r.QueueNS) }},
 		{"IN DEV", durationWidth, true, func(r Q) string { return duration(r.DeviceNS) }},
 	}
-	owner := t.width() - total(columns)
-	columns[1].width = owner
-	columns[1].cell = func(r Q) string { return process(r.Process, s.By, owner) }
+	fill(columns, 1, t.width(), func(r Q, width int) string { return process(r.Process, s.By, width) })
 	var b bytes.Buffer
 	if len(s.Worst) == 0 {
 		b.WriteString("no such request among the slowest\n")
 	} else {
-		header(&b, columns)
-	}
-	for _, r := range s.Worst {
-		line(&b, columns, r)
+		grid(&b, columns, s.Worst)
 	}
 	return t.write("list of slow requests", &b)
 }

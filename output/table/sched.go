@@ -2,6 +2,7 @@ package table
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -17,7 +18,7 @@ import (
 // WAITS, WAIT and the quantiles are of the waits that ended in the interval.
 // %WALL is their share of the threads' time. CULPRIT is who had the CPU for
 // most of it, with its share rounded down. Groups that neither ran nor waited
-// are left out.
+// are left out. Who caused softirqs is told where these took a thousandth of the time.
 func (t *Table) Sched(s snapshot.Sched) error {
 	all := s
 	s.Rows = slices.DeleteFunc(slices.Clone(s.Rows), idle)
@@ -25,11 +26,7 @@ func (t *Table) Sched(s snapshot.Sched) error {
 	var b bytes.Buffer
 	t.begin(&b, s.Start, s.End)
 	if len(s.Rows) > 0 {
-		columns := t.schedColumns(s.By)
-		header(&b, columns)
-		for _, r := range s.Rows {
-			line(&b, columns, r)
-		}
+		grid(&b, t.schedColumns(s.By), s.Rows)
 	} else {
 		who := "nobody"
 		if s.Kernel != (snapshot.SchedAudit{}) {
@@ -38,6 +35,7 @@ func (t *Table) Sched(s snapshot.Sched) error {
 		fmt.Fprintf(&b, "%s ran or waited for a CPU in %s\n", who, length(s.Start, s.End))
 	}
 	t.moreWaits(&b, omitted)
+	t.causedSoftirqs(&b, all)
 	t.auditWaits(&b, s.Kernel)
 	t.unexplained(&b, all)
 	t.lost(&b, s.Loss)
@@ -109,6 +107,23 @@ func (t *Table) moreWaits(b *bytes.Buffer, omitted []snapshot.SchedRow) {
 		sum += r.Wait()
 	}
 	t.more(b, len(omitted), duration(sum)+" waited")
+}
+
+// causedSoftirqs says for whose sockets softirqs worked longest, and what the others took.
+func (t *Table) causedSoftirqs(b *bytes.Buffer, s snapshot.Sched) {
+	const most = 5
+	rows := slices.Clone(s.Rows)
+	slices.SortStableFunc(rows, func(a, b snapshot.SchedRow) int { return cmp.Compare(b.SoftirqCaused, a.SoftirqCaused) })
+	var who []string
+	for i, r := range rows {
+		if i == most || r.SoftirqCaused < uint64(s.End.Sub(s.Start)/1000) || r.SoftirqCaused == 0 {
+			break
+		}
+		who = append(who, label(r.Process, s.By, nameWidth)+" "+duration(r.SoftirqCaused))
+	}
+	if len(who) > 0 {
+		wrap(b, t.width(), "softirqs caused by:", commas(who))
+	}
 }
 
 // auditWaits prints the kernel's sum of all waits, culprit's, and whether they agree.

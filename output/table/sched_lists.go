@@ -25,11 +25,7 @@ func (t *Table) SchedMatrix(s snapshot.Sched) error {
 	if len(s.Rows) == 0 {
 		b.WriteString("no waits to divide: nobody waited for a CPU\n")
 	} else {
-		columns := t.matrixColumns(s.By, all)
-		header(&b, columns)
-		for _, r := range s.Rows {
-			line(&b, columns, r)
-		}
+		grid(&b, t.matrixColumns(s.By, all), s.Rows)
 	}
 	t.moreWaits(&b, omitted)
 	return t.write("wait matrix", &b)
@@ -80,18 +76,16 @@ func (t *Table) SchedWorst(s snapshot.Sched) error {
 		return strconv.Itoa(n)
 	}
 	columns := []column[entry]{
-		{"ENDED", len("15:04:05.000"), false, func(e entry) string { return e.ended }},
+		{"ENDED", len(clock), false, func(e entry) string { return e.ended }},
 		{"CPU", 4, true, func(e entry) string { return e.cpu }},
 		{"PID", pidWidth, true, func(e entry) string { return id(e.PID) }},
 		{"TID", pidWidth, true, func(e entry) string { return id(e.TID) }},
 		{"WHO WAITED, AND WHO RAN", 0, false, nil},
 		{"TIME", durationWidth, true, func(e entry) string { return duration(e.NS) }},
 	}
-	who := t.width() - total(columns)
-	columns[4].width = who
-	columns[4].cell = func(e entry) string {
-		return e.indent + text.Cut(cmp.Or(text.Escape(e.Name(s.By)), "-"), who-len(e.indent))
-	}
+	fill(columns, 4, t.width(), func(e entry, width int) string {
+		return e.indent + text.Cut(cmp.Or(text.Escape(e.Name(s.By)), "-"), width-len(e.indent))
+	})
 	var b bytes.Buffer
 	if len(s.Worst) == 0 {
 		b.WriteString("no such wait among the longest\n")
@@ -100,7 +94,7 @@ func (t *Table) SchedWorst(s snapshot.Sched) error {
 	}
 	for _, w := range s.Worst {
 		line(&b, columns, entry{snapshot.SchedRan{Process: w.Process, TID: w.TID, NS: w.Wait},
-			w.At.Format("15:04:05.000"), strconv.Itoa(w.CPU), ""})
+			w.At.Format(clock), strconv.Itoa(w.CPU), ""})
 		for _, r := range w.Ran {
 			line(&b, columns, entry{SchedRan: r, indent: "  "})
 		}
@@ -158,7 +152,7 @@ func (t *Table) timeColumns(by snapshot.By, perThread bool) (who, shares []colum
 		part("QUOTA", func(r R) uint64 { return r.Quota() }),
 		part("DISK", func(r R) uint64 { return r.Disk }),
 		part("BLOCKED", func(r R) uint64 { return r.Blocked }),
-		part("ASLEEP", func(r R) uint64 { return r.Asleep }),
+		part("ASLEEP", func(r R) uint64 { return r.Slept() }),
 	}
 	who = []column[R]{{head: nameHead(by), width: nameWidth}}
 	if perThread {

@@ -17,6 +17,9 @@ import (
 	"culprit/probes/snapshot"
 )
 
+// clock is how the moment of one event is written.
+const clock = "15:04:05.000"
+
 // minWidth is the narrowest terminal that lines are made for.
 const minWidth = 80
 
@@ -135,6 +138,21 @@ func line[T any](b *bytes.Buffer, columns []column[T], v T) {
 		b.WriteString(pad(c.cell(v), c.width, c.right))
 	}
 	b.WriteByte('\n')
+}
+
+// grid prints a line for each of rows, below the columns' heads.
+func grid[T any](b *bytes.Buffer, columns []column[T], rows []T) {
+	header(b, columns)
+	for _, r := range rows {
+		line(b, columns, r)
+	}
+}
+
+// fill gives a column without a width what the others leave of width; its cells are told.
+func fill[T any](columns []column[T], i, width int, cell func(v T, width int) string) {
+	room := width - total(columns)
+	columns[i].width = room
+	columns[i].cell = func(v T) string { return cell(v, room) }
 }
 
 // total is what columns take, with a blank between each.

@@ -16,20 +16,28 @@ import (
 )
 
 // part is one of the printing methods.
-type part func(*table.Table, snapshot.IO) error
+type part[S any] = func(*table.Table, S) error
 
-func all(t *table.Table, s snapshot.IO) error {
-	return errors.Join(t.IO(s), t.Hist(s, t.Top), t.Files(s), t.Worst(s))
+var ioParts = []part[snapshot.IO]{
+	(*table.Table).IO, func(t *table.Table, s snapshot.IO) error { return t.Hist(s, t.Top) }, (*table.Table).Files, (*table.Table).Worst,
+}
+
+var all = together(ioParts)
+
+// together prints all parts.
+func together[S any](parts []part[S]) part[S] {
+	return func(t *table.Table, s S) error {
+		var errs []error
+		for _, p := range parts {
+			errs = append(errs, p(t, s))
+		}
+		return errors.Join(errs...)
+	}
 }
 
 func TestGolden(t *testing.T) {
 	hist := func(t *table.Table, s snapshot.IO) error { return t.Hist(s, 2) }
-	for _, tt := range []struct {
-		name  string
-		table table.Table
-		print part
-		in    []snapshot.IO
-	}{
+	checkAll(t, []printed[snapshot.IO]{
 		{"io-80", table.Table{}, (*table.Table).IO, []snapshot.IO{sample.IO(snapshot.ByApp), sample.Idle(), sample.Unbalanced(snapshot.ByApp)}},
 		{"io-80-pid", table.Table{Timestamps: true}, (*table.Table).IO, []snapshot.IO{sample.IO(snapshot.ByPID), sample.Idle()}},
 		{"io-80-exe", table.Table{}, (*table.Table).IO, []snapshot.IO{sample.IO(snapshot.ByExe)}},
@@ -41,34 +49,37 @@ func TestGolden(t *testing.T) {
 		{"hist-120", table.Table{Width: 120}, hist, []snapshot.IO{sample.IO(snapshot.ByPID)}},
 		{"files-80", table.Table{}, (*table.Table).Files, []snapshot.IO{sample.IO(snapshot.ByApp)}},
 		{"worst-80", table.Table{}, (*table.Table).Worst, []snapshot.IO{sample.IO(snapshot.ByApp)}},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			check(t, tt.name, tt.table, tt.print, tt.in)
-		})
-	}
+	})
 }
 
-// check compares what is printed of several intervals with a golden file.
-func check[S any](t *testing.T, name string, tab table.Table, print func(*table.Table, S) error, in []S) {
-	t.Helper()
-	var out bytes.Buffer
-	tab.W = &out
-	for _, s := range in {
-		if err := print(&tab, s); err != nil {
-			t.Fatal(err)
-		}
+// printed is what is printed of several intervals; it has a golden file of that name.
+type printed[S any] struct {
+	name  string
+	table table.Table
+	print part[S]
+	in    []S
+}
+
+// checkAll compares each with its golden file.
+func checkAll[S any](t *testing.T, all []printed[S]) {
+	for _, tt := range all {
+		t.Run(tt.name, func(t *testing.T) {
+			var out bytes.Buffer
+			tt.table.W = &out
+			for _, s := range tt.in {
+				if err := tt.print(&tt.table, s); err != nil {
+					t.Fatal(err)
+				}
+			}
+			golden.Check(t, tt.name+".txt", out.Bytes())
+		})
 	}
-	golden.Check(t, name+".txt", out.Bytes())
 }
 
 // However long or hostile the names and however large the numbers, no line is
 // wider than the terminal and no byte is one that a terminal obeys.
 func TestFits(t *testing.T) {
-	snapshots := []snapshot.IO{sample.Idle()}
-	for _, by := range snapshot.Bys {
-		snapshots = append(snapshots, sample.Nasty(by), sample.IO(by), sample.Unbalanced(by))
-	}
-	for _, s := range snapshots {
+	for _, s := range sample.AllIO() {
 		fits(t, s.By, func(t *table.Table) error { return all(t, s) })
 	}
 }
@@ -156,10 +167,14 @@ type closed struct{}
 func (closed) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
 
 func TestClosedPipe(t *testing.T) {
-	tab := &table.Table{W: closed{}}
-	hist := func(t *table.Table, s snapshot.IO) error { return t.Hist(s, 0) }
-	for i, p := range []part{(*table.Table).IO, hist, (*table.Table).Files, (*table.Table).Worst} {
-		if err := p(tab, sample.IO(snapshot.ByApp)); !errors.Is(err, io.ErrClosedPipe) {
+	tellClosedPipe(t, ioParts, sample.IO(snapshot.ByApp))
+}
+
+// tellClosedPipe has each part told that nobody reads any more, which it has to tell.
+func tellClosedPipe[S any](t *testing.T, parts []part[S], s S) {
+	t.Helper()
+	for i, p := range parts {
+		if err := p(&table.Table{W: closed{}}, s); !errors.Is(err, io.ErrClosedPipe) {
 			t.Errorf("part %d: %v", i, err)
 		}
 	}

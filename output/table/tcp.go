@@ -3,7 +3,9 @@ package table
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"slices"
+	"strings"
 
 	"culprit/output/internal/rows"
 	"culprit/output/internal/text"
@@ -11,7 +13,7 @@ import (
 )
 
 // TCP prints one interval: the rows, then the attempts to connect that failed,
-// the audit, what could be charged to nobody, and what was lost.
+// what went over UDP, the audit, what could be charged to nobody, and what was lost.
 //
 // SENT and RECV are bytes of payload. CONNS is how many connections were
 // established, by the group or by others; where there is room, OPENED and
@@ -24,20 +26,17 @@ func (t *Table) TCP(s snapshot.TCP) error {
 	var b bytes.Buffer
 	t.begin(&b, s.Start, s.End)
 	if len(s.Rows) > 0 {
-		columns := t.tcpColumns(s.By)
-		header(&b, columns)
-		for _, r := range s.Rows {
-			line(&b, columns, r)
-		}
+		grid(&b, t.tcpColumns(s.By), s.Rows)
 	} else {
 		whose := ""
-		if slices.ContainsFunc(s.Kernel, func(c snapshot.TCPCounter) bool { return c.Kernel > 0 }) {
+		if slices.ContainsFunc(s.Kernel, func(c snapshot.TCPCounter) bool { return c.Kernel > 0 && !strings.HasPrefix(c.Name, "Udp") }) {
 			whose = " of the chosen owners"
 		}
 		fmt.Fprintf(&b, "no TCP connections%s in %s\n", whose, length(s.Start, s.End))
 	}
 	t.moreTraffic(&b, omitted)
 	t.failures(&b, s)
+	t.udp(&b, all)
 	t.auditTCP(&b, s.Kernel)
 	t.ownerless(&b, all)
 	t.lost(&b, s.Loss)
@@ -180,6 +179,39 @@ func (t *Table) failures(b *bytes.Buffer, s snapshot.TCP) {
 	}
 }
 
+// udpNameWidth is that of a group's name in the table of UDP, which has room for it.
+const udpNameWidth = 34
+
+// udp prints what the groups did over UDP, if any did: most bytes first, whatever the connections are sorted by.
+func (t *Table) udp(b *bytes.Buffer, s snapshot.TCP) {
+	s.Rows = slices.DeleteFunc(slices.Clone(s.Rows), func(r snapshot.TCPRow) bool { return r.UDP == (snapshot.UDPTraffic{}) })
+	if len(s.Rows) == 0 {
+		return
+	}
+	s, omitted := rows.TopTCP(s.SortBy("udp"), t.Top)
+	type R = snapshot.TCPRow
+	number := func(head string, width int, text func(uint64) string, get func(snapshot.UDPTraffic) uint64) column[R] {
+		return column[R]{head, max(width, len(head)), true, func(r R) string { return text(get(r.UDP)) }}
+	}
+	columns := []column[R]{
+		groupColumn(s.By, udpNameWidth, ofTCP),
+		number("UDP-SENT", bytesWidth, size, func(u snapshot.UDPTraffic) uint64 { return u.Sent }),
+		number("UDP-RECV", bytesWidth, size, func(u snapshot.UDPTraffic) uint64 { return u.Received }),
+		number("DGRAMS-OUT", countWidth, count, func(u snapshot.UDPTraffic) uint64 { return u.DatagramsOut }),
+		number("DGRAMS-IN", countWidth, count, func(u snapshot.UDPTraffic) uint64 { return u.DatagramsIn }),
+		number("DROPS", countWidth, count, func(u snapshot.UDPTraffic) uint64 { return u.Drops }),
+	}
+	header(b, columns)
+	for _, r := range s.Rows {
+		line(b, columns, r)
+	}
+	var sum snapshot.UDPTraffic
+	for _, r := range omitted {
+		sum = sum.Add(r.UDP)
+	}
+	t.more(b, len(omitted), size(sum.Sent)+" sent,", size(sum.Received)+" received,", count(sum.Drops)+" dropped")
+}
+
 // auditTCP prints the kernel's counters, culprit's sums, and whether they agree.
 func (t *Table) auditTCP(b *bytes.Buffer, counters []snapshot.TCPCounter) {
 	if len(counters) == 0 {
@@ -193,7 +225,7 @@ func (t *Table) auditTCP(b *bytes.Buffer, counters []snapshot.TCPCounter) {
 			counts += fmt.Sprintf(" (skew %d)", c.Skew)
 		}
 		both = append(both, counts)
-		if c.Residual() != 0 {
+		if r := c.Residual(); max(r, -r) > int64(min(c.Skew, math.MaxInt64)) {
 			residuals = append(residuals, fmt.Sprintf("%s %+d", name, c.Residual()))
 		}
 	}

@@ -110,11 +110,7 @@ func (t *Table) TCPConnections(s snapshot.TCP) error {
 	if len(s.Connections) == 0 {
 		b.WriteString("no connections to list\n")
 	} else {
-		columns := t.connectionColumns(s.By)
-		header(&b, columns)
-		for _, c := range s.Connections {
-			line(&b, columns, c)
-		}
+		grid(&b, t.connectionColumns(s.By), s.Connections)
 	}
 	if n := known - len(s.Connections); n > 0 {
 		fmt.Fprintf(&b, "… %s (-n 0 shows all)\n", plural(uint64(n), "more connection"))
@@ -186,17 +182,14 @@ func (t *Table) connectionColumns(by snapshot.By) []column[snapshot.TCPConnectio
 func (t *Table) TCPWorst(s snapshot.TCP) error {
 	s, _ = rows.TopTCP(s, t.Top)
 	type W = snapshot.TCPStall
-	ended := len("15:04:05.000")
 	columns := []column[W]{
-		{"ENDED", ended, false, func(w W) string { return w.At.Format("15:04:05.000") }},
+		{"ENDED", len(clock), false, func(w W) string { return w.At.Format(clock) }},
 		{ownerHead, 0, false, nil},
 		{"CAUSE", causeWidth, false, func(w W) string { return text.Escape(string(w.Cause)) }},
 		{"WAITING", bytesWidth, true, func(w W) string { return size(w.Waiting) }},
 		{"STALLED", 7, true, func(w W) string { return duration(w.Duration) }},
 	}
-	owner := t.width() - total(columns)
-	columns[1].width = owner
-	columns[1].cell = func(w W) string { return process(w.Process, s.By, owner) }
+	fill(columns, 1, t.width(), func(w W, width int) string { return process(w.Process, s.By, width) })
 	var b bytes.Buffer
 	if len(s.Worst) == 0 {
 		b.WriteString("no such stall among the longest\n")
@@ -206,23 +199,39 @@ func (t *Table) TCPWorst(s snapshot.TCP) error {
 	var causes []snapshot.Cause
 	for _, w := range s.Worst {
 		line(&b, columns, w)
-		indent := strings.Repeat(" ", ended)
+		indent := strings.Repeat(" ", len(clock))
 		wrap(&b, t.width(), indent, []string{end(w.Local), "→ " + end(w.Remote)})
 		if len(w.Ran) > 0 {
-			var ran []string
-			for _, r := range w.Ran {
-				ran = append(ran, label(r.Process, s.By, nameWidth)+" "+duration(r.NS))
-			}
-			wrap(&b, t.width(), indent+" the CPU had:", commas(ran))
+			wrap(&b, t.width(), indent+" the CPU had:", commas(whoRan(w.Ran, s.By)))
 		}
-		if !slices.Contains(causes, w.Cause) {
-			causes = append(causes, w.Cause)
-		}
+		causes = append(causes, w.Cause)
 	}
-	for _, c := range causes {
-		if r := remedy.Of(c); r != "" {
-			wrap(&b, t.width(), string(c)+":", strings.Fields(r))
-		}
-	}
+	t.remedies(&b, causes)
 	return t.write("list of long stalls", &b)
+}
+
+// remedies says once of each cause what to do.
+func (t *Table) remedies(b *bytes.Buffer, causes []snapshot.Cause) {
+	for i, c := range causes {
+		if r := remedy.Of(c); r != "" && !slices.Contains(causes[:i], c) {
+			wrap(b, t.width(), string(c)+":", strings.Fields(r))
+		}
+	}
+}
+
+// whoRan is who had a CPU, threads of one group together.
+func whoRan(ran []snapshot.SchedRan, by snapshot.By) (out []string) {
+	ns := map[string]uint64{}
+	var names []string
+	for _, r := range ran {
+		name := label(r.Process, by, nameWidth)
+		if _, known := ns[name]; !known {
+			names = append(names, name)
+		}
+		ns[name] += r.NS
+	}
+	for _, name := range names {
+		out = append(out, name+" "+duration(ns[name]))
+	}
+	return out
 }

@@ -2,8 +2,6 @@ package table_test
 
 import (
 	"bytes"
-	"errors"
-	"io"
 	"strings"
 	"testing"
 
@@ -15,26 +13,15 @@ import (
 
 func tcpHist(t *table.Table, s snapshot.TCP) error { return t.TCPHist(s, 2) }
 
-var tcpParts = []func(*table.Table, snapshot.TCP) error{
+var tcpParts = []part[snapshot.TCP]{
 	(*table.Table).TCP, (*table.Table).TCPStalls, (*table.Table).TCPConnections, (*table.Table).TCPRemotes, (*table.Table).TCPWorst, tcpHist,
 }
 
-func allTCP(t *table.Table, s snapshot.TCP) error {
-	var errs []error
-	for _, p := range tcpParts {
-		errs = append(errs, p(t, s))
-	}
-	return errors.Join(errs...)
-}
+var allTCP = together(tcpParts)
 
 func TestTCPGolden(t *testing.T) {
 	nobody := func(snapshot.Process) bool { return false }
-	for _, tt := range []struct {
-		name  string
-		table table.Table
-		print func(*table.Table, snapshot.TCP) error
-		in    []snapshot.TCP
-	}{
+	checkAll(t, []printed[snapshot.TCP]{
 		{"tcp-80", table.Table{}, (*table.Table).TCP,
 			[]snapshot.TCP{sample.TCP(snapshot.ByApp), sample.TCPIdle(), sample.TCPUnbalanced(snapshot.ByApp)}},
 		{"tcp-80-pid", table.Table{Timestamps: true}, allTCP, []snapshot.TCP{sample.TCPConnections(snapshot.ByPID)}},
@@ -47,17 +34,11 @@ func TestTCPGolden(t *testing.T) {
 		{"tcp-connections-80", table.Table{}, (*table.Table).TCPConnections, []snapshot.TCP{sample.TCPConnections(snapshot.ByApp)}},
 		{"tcp-remotes-80", table.Table{}, (*table.Table).TCPRemotes, []snapshot.TCP{sample.TCP(snapshot.ByApp)}},
 		{"tcp-worst-80", table.Table{}, (*table.Table).TCPWorst, []snapshot.TCP{sample.TCP(snapshot.ByApp)}},
-	} {
-		t.Run(tt.name, func(t *testing.T) { check(t, tt.name, tt.table, tt.print, tt.in) })
-	}
+	})
 }
 
 func TestTCPFits(t *testing.T) {
-	snapshots := []snapshot.TCP{sample.TCPIdle()}
-	for _, by := range snapshot.Bys {
-		snapshots = append(snapshots, sample.TCPNasty(by), sample.TCPConnections(by), sample.TCPUnbalanced(by))
-	}
-	for _, s := range snapshots {
+	for _, s := range sample.AllTCP() {
 		fits(t, s.By, func(t *table.Table) error { return allTCP(t, s) })
 	}
 }
@@ -68,9 +49,10 @@ func TestTCPAligned(t *testing.T) {
 		for _, s := range []snapshot.TCP{sample.TCPConnections(snapshot.ByApp), sample.TCPNasty(snapshot.ByApp)} {
 			for i := range s.Rows {
 				s.Rows[i].Refused, s.Rows[i].TimedOut, s.Rows[i].Aborted = 0, 0, 0 // there is a line about them
+				s.Rows[i].UDP = snapshot.UDPTraffic{}                              // and a table
 			}
 			s.Kernel, s.Loss = nil, nil
-			for _, print := range []func(*table.Table, snapshot.TCP) error{(*table.Table).TCP, (*table.Table).TCPConnections} {
+			for _, print := range []part[snapshot.TCP]{(*table.Table).TCP, (*table.Table).TCPConnections} {
 				var out bytes.Buffer
 				if err := print(&table.Table{W: &out, Width: width}, s); err != nil {
 					t.Fatal(err)
@@ -131,10 +113,88 @@ func TestTCPLeavesOutUnconnected(t *testing.T) {
 	}
 }
 
-func TestTCPClosedPipe(t *testing.T) {
-	for i, p := range tcpParts {
-		if err := p(&table.Table{W: closed{}}, sample.TCP(snapshot.ByApp)); !errors.Is(err, io.ErrClosedPipe) {
-			t.Errorf("part %d: %v", i, err)
+// The table of UDP is there for any of it, with who has no connections, and its own limit and order.
+func TestTCPHasUDP(t *testing.T) {
+	s := sample.TCP(snapshot.ByApp).SortBy("name")
+	for _, tt := range []struct {
+		top  int
+		want []string
+	}{
+		{0, []string{"dd 38 B 41 MiB 38 42 93", "shop/checkout-7d9f/api 40 KiB 120 KiB 1200 1199 -", "curl 62 B 190 B 2 2 -",
+			"[unattributed: no owner seen befo… - - - - 1", "AUDIT"}},
+		{2, []string{"dd 38 B 41 MiB 38 42 93", "shop/checkout-7d9f/api 40 KiB 120 KiB 1200 1199 -",
+			"… 2 more rows: 62 B sent, 190 B received, 1 dropped (-n 0 shows all)", "AUDIT"}},
+	} {
+		var out bytes.Buffer
+		if err := (&table.Table{W: &out, Top: tt.top}).TCP(s); err != nil {
+			t.Fatal(err)
 		}
+		_, udp, _ := strings.Cut(out.String(), "UDP-SENT UDP-RECV DGRAMS-OUT DGRAMS-IN  DROPS\n")
+		lines := strings.Split(udp, "\n")
+		for i, want := range tt.want {
+			if got := strings.Join(strings.Fields(lines[i]), " "); !strings.HasPrefix(got, want) {
+				t.Errorf("at most %d: %q, want %q", tt.top, got, want)
+			}
+		}
+	}
+	for i := range s.Rows {
+		s.Rows[i].UDP = snapshot.UDPTraffic{}
+	}
+	var out bytes.Buffer
+	if err := (&table.Table{W: &out}).TCP(s); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(out.String(), "DGRAMS") {
+		t.Errorf("got\n%s", out.String())
+	}
+}
+
+// Where nobody connected, but the kernel counted datagrams, no owners were chosen.
+func TestTCPWithUDPAlone(t *testing.T) {
+	var out bytes.Buffer
+	s := snapshot.TCP{By: snapshot.ByApp, Kernel: []snapshot.TCPCounter{{Name: "ActiveOpens"}, {Name: "UdpInDatagrams", Ours: 5, Kernel: 5}},
+		Rows: []snapshot.TCPRow{{Process: snapshot.Process{App: "a"}, UDP: snapshot.UDPTraffic{DatagramsIn: 5}}}}
+	if err := (&table.Table{W: &out}).TCP(s); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasPrefix(out.String(), "no TCP connections in 0.000 s\nAPP ") {
+		t.Errorf("got\n%s", out.String())
+	}
+}
+
+// Books that differ by no more than moved while they were read balance.
+func TestTCPAuditHasSkew(t *testing.T) {
+	for _, tt := range []struct {
+		ours, kernel, skew uint64
+		balance            bool
+	}{{5, 5, 0, true}, {5, 4, 0, false}, {5, 4, 1, true}, {4, 6, 2, true}, {4, 7, 2, false}} {
+		var out bytes.Buffer
+		s := snapshot.TCP{Kernel: []snapshot.TCPCounter{{Name: "UdpInDatagrams", Ours: tt.ours, Kernel: tt.kernel, Skew: tt.skew}}}
+		if err := (&table.Table{W: &out, Width: 200}).TCP(s); err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(out.String(), ": books balance\n") != tt.balance {
+			t.Errorf("%+v:\n%s", tt, out.String())
+		}
+	}
+}
+
+func TestTCPClosedPipe(t *testing.T) {
+	tellClosedPipe(t, tcpParts, sample.TCP(snapshot.ByApp))
+}
+
+// Threads of one application are told of together.
+func TestTCPWorstAddsUpThreads(t *testing.T) {
+	hog, other := snapshot.Process{PID: 7, App: "hog"}, snapshot.Process{PID: 8, App: "other"}
+	s := snapshot.TCP{By: snapshot.ByApp, Worst: []snapshot.TCPStall{{
+		Process: other, Cause: snapshot.ReaderNotScheduled, Duration: 60e6, Ran: []snapshot.SchedRan{
+			{Process: hog, TID: 7, NS: 20e6}, {Process: other, TID: 9, NS: 15e6}, {Process: hog, TID: 71, NS: 10e6}},
+	}}}
+	var b bytes.Buffer
+	if err := (&table.Table{W: &b, Width: 80}).TCPWorst(s); err != nil {
+		t.Fatal(err)
+	}
+	if want := " the CPU had: hog 30.0ms, other 15.0ms\n"; !strings.Contains(b.String(), want) {
+		t.Errorf("no %q in\n%s", want, &b)
 	}
 }

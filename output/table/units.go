@@ -100,5 +100,8 @@ func plural(n uint64, one string) string {
 	if n == 1 {
 		return "1 " + one
 	}
+	if strings.HasSuffix(one, "s") || strings.HasSuffix(one, "ch") {
+		one += "e"
+	}
 	return fmt.Sprintf("%d %ss", n, one)
 }

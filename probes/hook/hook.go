@@ -4,12 +4,15 @@ package hook
 import (
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 )
 
 // Types are those of the running kernel.
@@ -71,10 +74,29 @@ func Tracepoints(spec *ebpf.CollectionSpec, without map[string]string, kernel *b
 	return out, nil
 }
 
+// Again ends the names of second programs on a tracepoint, for kernels that preempt programs: they see what the first one,
+// asleep on the CPU, keeps itself from (programs_are_preempted() in bpf/lib/compat.bpf.h). Both may see an event.
+const Again = "_again"
+
+func preempts(kernel *btf.Spec) bool {
+	var class *btf.Typedef
+	return kernel.TypeByName("class_srcu_fast_notrace_t", &class) == nil
+}
+
+// IsOfUse is whether a program sees anything that others of its object do not: a second one on a tracepoint, only where programs are preempted.
+func IsOfUse[P any](name string, programs map[string]P, kernel *btf.Spec) bool {
+	first, again := strings.CutSuffix(name, Again)
+	_, second := programs[first]
+	return !again || !second || preempts(kernel)
+}
+
 // Reduce removes the programs of an object whose tracepoint the kernel with these types lacks, where the
-// object can do without it.
+// object can do without it, and second programs on a tracepoint where the first one sees everything.
 func Reduce(spec *ebpf.CollectionSpec, without map[string]string, kernel *btf.Spec) {
 	for name, p := range spec.Programs {
+		if !IsOfUse(name, spec.Programs, kernel) {
+			delete(spec.Programs, name)
+		}
 		if _, dispensable := without[p.AttachTo]; dispensable {
 			if _, err := Prototype(kernel, p.AttachTo); err != nil {
 				delete(spec.Programs, name)
@@ -102,30 +124,67 @@ func SetVariables(spec *ebpf.CollectionSpec, values map[string]any) error {
 	return nil
 }
 
-// Attach attaches a program to the tracepoint that it was compiled for.
-func Attach(objects *ebpf.Collection, program string) (link.Link, error) {
-	l, err := link.AttachTracing(link.TracingOptions{Program: objects.Programs[program]})
+// Iterate runs an iterator's program over everything once.
+func Iterate(objects *ebpf.Collection, program string) error {
+	l, err := link.AttachIter(link.IterOptions{Program: objects.Programs[program]})
 	if err != nil {
-		return nil, fmt.Errorf("attaching %s: %w", program, err)
+		return fmt.Errorf("attaching %s: %w", program, err)
 	}
-	return l, nil
+	defer l.Close()
+	r, err := l.Open()
+	if err != nil {
+		return fmt.Errorf("opening %s: %w", program, err)
+	}
+	defer r.Close()
+	if err := Drain(r); err != nil {
+		return fmt.Errorf("running %s: %w", program, err)
+	}
+	return nil
 }
 
-// Missed is how often the kernel skipped each program that is attached to a tracepoint, because it was
-// running on that CPU already.
-func Missed(objects *ebpf.Collection) (map[string]uint64, error) {
+// Drain runs an open iterator to its end. The kernel interrupts one that goes over a million objects without printing anything
+// (MAX_ITER_OBJECTS, kernel/bpf/bpf_iter.c), which then goes on where it was.
+func Drain(iterator io.Reader) error {
+	for {
+		_, err := io.Copy(io.Discard, iterator)
+		if !errors.Is(err, unix.EAGAIN) {
+			return err
+		}
+	}
+}
+
+// Missed counts the events that programs on tracepoints did not see, because the kernel skips a program that is running on the
+// CPU already.
+type Missed struct {
+	last  map[string]uint64 // by program
+	total uint64
+}
+
+// Read is how many events were missed so far, but for those of some programs. Of two programs on a tracepoint (Again) it is at most
+// that many.
+func (m *Missed) Read(objects *ebpf.Collection, but ...string) (uint64, error) {
 	missed := map[string]uint64{}
 	for name, program := range objects.Programs {
-		if program.Type() != ebpf.Tracing {
+		if program.Type() != ebpf.Tracing || slices.Contains(but, name) {
 			continue
 		}
 		stats, err := program.Stats()
 		if err != nil {
-			return nil, fmt.Errorf("reading the statistics of %s: %w", name, err)
+			return 0, fmt.Errorf("reading the statistics of %s: %w", name, err)
 		}
 		missed[name] = stats.RecursionMisses
 	}
-	return missed, nil
+	for name, n := range missed {
+		n -= m.last[name]
+		if again, twice := missed[name+Again]; twice {
+			n = min(n, again-m.last[name+Again]) // what both missed is not more than either did
+		} else if first, second := strings.CutSuffix(name, Again); second && objects.Programs[first] != nil {
+			continue
+		}
+		m.total += n
+	}
+	m.last = missed
+	return m.total, nil
 }
 
 // Memory is how many bytes the kernel accounts for the maps of an object, without those that it shares, by name.

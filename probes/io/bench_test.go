@@ -13,8 +13,6 @@ import (
 	"culprit/probes/owner"
 )
 
-// Other things run on the machine: what is compared runs in turn, several
-// times, and medians are taken. One iteration of a benchmark is all of its rounds.
 const (
 	benchRounds  = 5
 	benchSeconds = 2
@@ -27,26 +25,23 @@ func BenchmarkDirect(b *testing.B) {
 		b.Run(rw, func(b *testing.B) {
 			disk := fullDisk(b)
 			livetest.EnableStats(b)
-			hooks := map[string]map[string][]float64{} // ns per I/O, by tracer and program
-			for b.Loop() {
-				for range benchRounds {
-					for _, tool := range []livetest.Tracer{biolatency, culprit, noSleeps} {
-						pid, stop := tool.Start(b)
-						var ios float64
-						cost := livetest.During(b, pid, func() { ios, _ = directIO(b, disk, rw) })
-						stop()
-						if hooks[tool.Name] == nil {
-							hooks[tool.Name] = map[string][]float64{}
-						}
-						for name, s := range cost {
-							hooks[tool.Name][name] = append(hooks[tool.Name][name], float64(s.NS)/ios)
-						}
-					}
+			costs := livetest.InTurn(b, benchRounds, []livetest.Tracer{biolatency, culprit, noSleeps}, func(_ string, pid int) map[string]float64 {
+				var ios float64
+				each := map[string]float64{} // ns per I/O, by program
+				for name, s := range livetest.During(b, pid, func() { ios, _ = directIO(b, disk, rw) }) {
+					each[name] = float64(s.NS) / ios
 				}
-			}
+				return each
+			})
 			// A program's median over the rounds leaves out what others' I/O made it run for.
 			sum := map[string]float64{}
-			for tool, programs := range hooks {
+			for tool, rounds := range costs {
+				programs := map[string][]float64{}
+				for _, each := range rounds {
+					for name, ns := range each {
+						programs[name] = append(programs[name], ns)
+					}
+				}
 				for _, name := range slices.Sorted(maps.Keys(programs)) {
 					ns := livetest.Median(programs[name])
 					sum[tool] += ns
@@ -58,7 +53,6 @@ func BenchmarkDirect(b *testing.B) {
 			}
 			b.ReportMetric(sum[culprit.Name]/sum[biolatency.Name], "culprit/biolatency")
 			b.ReportMetric(sum[noSleeps.Name]/sum[biolatency.Name], "nosleeps/biolatency")
-			b.ReportMetric(0, "ns/op")
 		})
 	}
 }
@@ -68,23 +62,15 @@ func BenchmarkThroughput(b *testing.B) {
 	for _, rw := range []string{"randread", "randwrite"} {
 		b.Run(rw, func(b *testing.B) {
 			disk := fullDisk(b)
-			reached := map[string][]float64{}
-			for b.Loop() {
-				for range benchRounds {
-					for _, tool := range []livetest.Tracer{livetest.Untraced, biolatency, culprit, noSleeps} {
-						_, stop := tool.Start(b)
-						_, iops := directIO(b, disk, rw)
-						stop()
-						reached[tool.Name] = append(reached[tool.Name], iops)
-					}
-				}
-			}
+			reached := livetest.InTurn(b, benchRounds, []livetest.Tracer{livetest.Untraced, biolatency, culprit, noSleeps}, func(string, int) float64 {
+				_, iops := directIO(b, disk, rw)
+				return iops
+			})
 			for tool, iops := range reached {
 				b.Logf("%-10s %.0f", tool, iops)
 				b.ReportMetric(livetest.Median(iops), tool+"-iops")
 			}
 			b.ReportMetric(livetest.Median(reached[culprit.Name])/livetest.Median(reached[biolatency.Name]), "culprit/biolatency")
-			b.ReportMetric(0, "ns/op")
 		})
 	}
 }

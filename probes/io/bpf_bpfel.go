@@ -13,6 +13,32 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type bpfDirtyFolio struct {
+	_       structs.HostLayout
+	Inode   uint64
+	Cycle   uint32
+	Owner   uint32
+	Writing uint32
+	Zero    uint32
+}
+
+type bpfDirtyInode struct {
+	_          structs.HostLayout
+	Ino        uint64
+	Generation uint32
+	Owner      uint32
+	RowAt      uint64
+	Cycle      uint32
+	Shared     uint8
+	Unsure     uint8
+	Doubt      uint8
+	Kind       uint8
+	TaskOwner  uint32
+	_          [4]byte
+	Task       uint64
+	TaskStart  uint64
+}
+
 type bpfHistChunk struct {
 	_     structs.HostLayout
 	Count [16]uint32
@@ -25,6 +51,14 @@ const (
 	bpfHistRuleHIST_SUB_BITS   bpfHistRule = 4
 	bpfHistRuleHIST_SUBS       bpfHistRule = 16
 	bpfHistRuleHIST_OCTAVES    bpfHistRule = 32
+)
+
+type bpfInodeKind uint32
+
+const (
+	bpfInodeKindINODE_FILE         bpfInodeKind = 0
+	bpfInodeKindINODE_BLOCK_DEVICE bpfInodeKind = 1
+	bpfInodeKindINODE_BTRFS_TREES  bpfInodeKind = 2
 )
 
 type bpfIoFile struct {
@@ -159,10 +193,13 @@ const (
 	bpfLossLOSS_WORST_WAITS_DROPPED   bpfLoss = 18
 	bpfLossLOSS_CONNECTION_TABLE_FULL bpfLoss = 19
 	bpfLossLOSS_SOCKET_STORAGE_FAILED bpfLoss = 20
-	bpfLossLOSS_HANDOVERS_MISSED      bpfLoss = 21
-	bpfLossLOSS_UNSEEN_SEGMENTS       bpfLoss = 22
-	bpfLossLOSS_STALLS_DROPPED        bpfLoss = 23
-	bpfLossLOSS_MAX                   bpfLoss = 24
+	bpfLossLOSS_TIMER_TABLE_FULL      bpfLoss = 21
+	bpfLossLOSS_HANDOVERS_MISSED      bpfLoss = 22
+	bpfLossLOSS_UNSEEN_SEGMENTS       bpfLoss = 23
+	bpfLossLOSS_STALLS_DROPPED        bpfLoss = 24
+	bpfLossLOSS_NAMESPACE_TABLE_FULL  bpfLoss = 25
+	bpfLossLOSS_FLOW_TABLE_FULL       bpfLoss = 26
+	bpfLossLOSS_MAX                   bpfLoss = 27
 )
 
 type bpfOwner uint32
@@ -194,6 +231,7 @@ const (
 	bpfOwnerOWNER_OLDER                           bpfOwner = 23
 	bpfOwnerOWNER_KERNEL                          bpfOwner = 24
 	bpfOwnerOWNER_UNATTRIBUTED_SOCKET             bpfOwner = 25
+	bpfOwnerOWNER_UNATTRIBUTED_PACKET             bpfOwner = 26
 	bpfOwnerOWNER_FIRST                           bpfOwner = 32
 )
 
@@ -321,6 +359,7 @@ const (
 	bpfVarDirtyInodesOverflowed      = "dirty_inodes_overflowed"
 	bpfVarHistChunkPool              = "hist_chunk_pool"
 	bpfVarHistRuleType               = "hist_rule_type"
+	bpfVarInodeKindType              = "inode_kind_type"
 	bpfVarInterval                   = "interval"
 	bpfVarIoOpType                   = "io_op_type"
 	bpfVarIoRowPool                  = "io_row_pool"
@@ -337,6 +376,7 @@ const (
 	bpfVarRqfIoStat                  = "rqf_io_stat"
 	bpfVarTransactionWriteType       = "transaction_write_type"
 	bpfVarTransactionsOverflowed     = "transactions_overflowed"
+	bpfVarWorstFollowed              = "worst_followed"
 	bpfVarXaMarkShift                = "xa_mark_shift"
 )
 
@@ -459,6 +499,7 @@ type bpfVariableSpecs struct {
 	DirtyInodesOverflowed      *ebpf.VariableSpec `ebpf:"dirty_inodes_overflowed"`
 	HistChunkPool              *ebpf.VariableSpec `ebpf:"hist_chunk_pool"`
 	HistRuleType               *ebpf.VariableSpec `ebpf:"hist_rule_type"`
+	InodeKindType              *ebpf.VariableSpec `ebpf:"inode_kind_type"`
 	Interval                   *ebpf.VariableSpec `ebpf:"interval"`
 	IoOpType                   *ebpf.VariableSpec `ebpf:"io_op_type"`
 	IoRowPool                  *ebpf.VariableSpec `ebpf:"io_row_pool"`
@@ -475,6 +516,7 @@ type bpfVariableSpecs struct {
 	RqfIoStat                  *ebpf.VariableSpec `ebpf:"rqf_io_stat"`
 	TransactionWriteType       *ebpf.VariableSpec `ebpf:"transaction_write_type"`
 	TransactionsOverflowed     *ebpf.VariableSpec `ebpf:"transactions_overflowed"`
+	WorstFollowed              *ebpf.VariableSpec `ebpf:"worst_followed"`
 	XaMarkShift                *ebpf.VariableSpec `ebpf:"xa_mark_shift"`
 }
 
@@ -569,6 +611,7 @@ type bpfVariables struct {
 	DirtyInodesOverflowed      *ebpf.Variable `ebpf:"dirty_inodes_overflowed"`
 	HistChunkPool              *ebpf.Variable `ebpf:"hist_chunk_pool"`
 	HistRuleType               *ebpf.Variable `ebpf:"hist_rule_type"`
+	InodeKindType              *ebpf.Variable `ebpf:"inode_kind_type"`
 	Interval                   *ebpf.Variable `ebpf:"interval"`
 	IoOpType                   *ebpf.Variable `ebpf:"io_op_type"`
 	IoRowPool                  *ebpf.Variable `ebpf:"io_row_pool"`
@@ -585,6 +628,7 @@ type bpfVariables struct {
 	RqfIoStat                  *ebpf.Variable `ebpf:"rqf_io_stat"`
 	TransactionWriteType       *ebpf.Variable `ebpf:"transaction_write_type"`
 	TransactionsOverflowed     *ebpf.Variable `ebpf:"transactions_overflowed"`
+	WorstFollowed              *ebpf.Variable `ebpf:"worst_followed"`
 	XaMarkShift                *ebpf.Variable `ebpf:"xa_mark_shift"`
 }
 

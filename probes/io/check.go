@@ -3,7 +3,6 @@ package io
 import (
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -34,28 +33,19 @@ const start = "block_io_start"
 
 var standIns = []string{"block_getrq", "block_rq_insert", "block_rq_issue"}
 
-// again ends the names of second programs on a tracepoint, for kernels that preempt programs: they see what the first one,
-// asleep on the CPU, keeps itself from (programs_are_preempted() in bpf/lib/compat.bpf.h). Both may see an event.
-const again = "_again"
-
-func programsArePreempted(kernel *btf.Spec) bool {
-	var class *btf.Typedef
-	return kernel.TypeByName("class_srcu_fast_notrace_t", &class) == nil
-}
-
 // Spec is the io probe's object for the kernel with these types: without the programs that it needs not.
 func Spec(kernel *btf.Spec) (*ebpf.CollectionSpec, error) {
 	spec, err := loadBpf()
 	if err != nil {
 		return nil, fmt.Errorf("reading the io probe's object: %w", err)
 	}
-	preempted := programsArePreempted(kernel)
+	hook.Reduce(spec, nil, kernel)
 	needless := standIns
 	if _, err := hook.Prototype(kernel, start); err != nil {
 		needless = []string{start}
 	}
 	for name, p := range spec.Programs {
-		if slices.Contains(needless, p.AttachTo) || strings.HasSuffix(name, again) && !preempted {
+		if slices.Contains(needless, p.AttachTo) {
 			delete(spec.Programs, name)
 		}
 	}

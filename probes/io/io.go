@@ -26,7 +26,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
-	"github.com/cilium/ebpf/link"
 
 	"culprit/probes/bpfmap"
 	"culprit/probes/hist"
@@ -39,8 +38,9 @@ import (
 type Options struct {
 	Proc, Sys string // the host's procfs and sysfs, "/proc" and "/sys" if empty
 
-	Files bool // keep bytes by file
-	Worst bool // keep the slowest requests
+	Files         bool // keep bytes by file
+	Worst         bool // keep the slowest requests,
+	WorstFollowed bool // but only of processes that are followed (owner.Table.Follow)
 	// NoSleeps leaves out the time that threads sleep for I/O, and with it the one hook
 	// that runs at every context switch.
 	NoSleeps bool
@@ -55,8 +55,8 @@ type Probe struct {
 	options Options
 	table   *owner.Table
 	objects *ebpf.Collection
-	links   []link.Link
-	bios    link.Link // the hook that only devices without requests need, nil while there are none
+	links   hook.Links
+	bios    bool // the hook that only devices without requests need is attached
 
 	rows   *bpfmap.Array[bpfIoRow]
 	chunks *hist.Chunks[bpfHistChunk]
@@ -70,8 +70,7 @@ type Probe struct {
 	interval      uint32
 	totals        map[string]totals // by disk
 	unseenFlushes uint64
-	missed        map[string]uint64 // by program: how often the kernel skipped it, at the last reading
-	eventsMissed  uint64
+	missed        hook.Missed
 	filesDropped  uint64 // bytes of dead processes' files that the list of files does not know any more
 	hides         bool   // this kernel runs no program of ours while PID 1 is current
 }
@@ -160,6 +159,7 @@ func configure(spec *ebpf.CollectionSpec, o Options, kernel *btf.Spec) error {
 	if err := hook.SetVariables(spec, map[string]any{
 		"keep_files":                    o.Files,
 		"keep_worst":                    o.Worst,
+		"worst_followed":                o.WorstFollowed,
 		"page_shift":                    pageShift(),
 		"xa_mark_shift":                 bits["___GFP_LAST_BIT"],
 		"bio_page_pinned":               bits["BIO_PAGE_PINNED"],
@@ -233,12 +233,8 @@ func (p *Probe) start(spec *ebpf.CollectionSpec) (err error) {
 		return err
 	}
 	// Completions last: what starts before is found complete afterwards.
-	for name, s := range spec.Programs {
-		if s.Type == ebpf.Tracing && name != bpfProgBioQueue && name != bpfProgRequestComplete {
-			if err := p.attach(name); err != nil {
-				return err
-			}
-		}
+	if err := p.links.AttachAll(spec, p.objects, bpfProgBioQueue, bpfProgRequestComplete); err != nil {
+		return err
 	}
 	if err := p.attach(bpfProgRequestComplete); err != nil {
 		return err
@@ -254,24 +250,14 @@ func (p *Probe) start(spec *ebpf.CollectionSpec) (err error) {
 	return err
 }
 
-func (p *Probe) attach(name string) error {
-	l, err := hook.Attach(p.objects, name)
-	if err != nil {
-		return err
-	}
-	p.links = append(p.links, l)
-	return nil
-}
+func (p *Probe) attach(name string) error { return p.links.Attach(name, p.objects.Programs[name]) }
 
 // Close detaches the probe and frees what it keeps in the kernel.
 func (p *Probe) Close() error {
 	p.table.Remove(p)
-	var errs []error
-	for _, l := range p.links {
-		errs = append(errs, l.Close())
-	}
+	err := p.links.Close()
 	p.objects.Close()
-	return errors.Join(errs...)
+	return err
 }
 
 // findDevices learns the disks that there are, makes each one's row for what
@@ -300,11 +286,11 @@ func (p *Probe) findDevices() error {
 			bios = bios || strings.TrimSpace(string(size)) != "0"
 		}
 	}
-	if bios && p.bios == nil {
+	if bios && !p.bios {
 		if err := p.attach(bpfProgBioQueue); err != nil {
 			return err
 		}
-		p.bios = p.links[len(p.links)-1]
+		p.bios = true
 	}
 	return nil
 }

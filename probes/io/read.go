@@ -6,7 +6,6 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -308,29 +307,11 @@ func addRow(r *snapshot.IORow, n, w bpfIoRow, latencies, before [2]latency, inte
 // because it was running already. Skipped completions are not in that: they are
 // found again (charge_unseen() in bpf/io.bpf.c).
 func (p *Probe) readLosses() (map[string]uint64, error) {
-	out, err := p.table.Losses()
+	out, err := p.table.Losses(&p.missed, p.objects, bpfProgRequestComplete)
 	if err != nil {
 		return nil, err
 	}
 	out["processes_folded"], out["file_bytes_dropped"], out["unseen_flushes"] = p.retired.Folded, p.filesDropped, p.unseenFlushes
-	missed, err := hook.Missed(p.objects)
-	if err != nil {
-		return nil, err
-	}
-	delete(missed, bpfProgRequestComplete)
-	for name, n := range missed {
-		if _, twice := missed[name+again]; twice {
-			continue
-		}
-		n -= p.missed[name]
-		// What both programs of a tracepoint missed is not more than either did.
-		if first, second := strings.CutSuffix(name, again); second {
-			n = min(n, missed[first]-p.missed[first])
-		}
-		p.eventsMissed += n
-	}
-	p.missed = missed
-	out["events_missed"] = p.eventsMissed
 	return out, nil
 }
 

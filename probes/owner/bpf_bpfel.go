@@ -13,6 +13,14 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type bpfFollowed struct {
+	_         structs.HostLayout
+	Processes uint64
+	Ended     uint64
+	MostPages uint64
+	MostComm  [16]int8
+}
+
 type bpfIdentity struct {
 	_             structs.HostLayout
 	Exe           bpfNameKey
@@ -21,6 +29,8 @@ type bpfIdentity struct {
 	CgroupMemory  bpfNameKey
 	Uid           uint32
 	Kthread       uint32
+	Followed      uint32
+	Zero          uint32
 	Comm          [16]int8
 }
 
@@ -48,10 +58,13 @@ const (
 	bpfLossLOSS_WORST_WAITS_DROPPED   bpfLoss = 18
 	bpfLossLOSS_CONNECTION_TABLE_FULL bpfLoss = 19
 	bpfLossLOSS_SOCKET_STORAGE_FAILED bpfLoss = 20
-	bpfLossLOSS_HANDOVERS_MISSED      bpfLoss = 21
-	bpfLossLOSS_UNSEEN_SEGMENTS       bpfLoss = 22
-	bpfLossLOSS_STALLS_DROPPED        bpfLoss = 23
-	bpfLossLOSS_MAX                   bpfLoss = 24
+	bpfLossLOSS_TIMER_TABLE_FULL      bpfLoss = 21
+	bpfLossLOSS_HANDOVERS_MISSED      bpfLoss = 22
+	bpfLossLOSS_UNSEEN_SEGMENTS       bpfLoss = 23
+	bpfLossLOSS_STALLS_DROPPED        bpfLoss = 24
+	bpfLossLOSS_NAMESPACE_TABLE_FULL  bpfLoss = 25
+	bpfLossLOSS_FLOW_TABLE_FULL       bpfLoss = 26
+	bpfLossLOSS_MAX                   bpfLoss = 27
 )
 
 type bpfName struct {
@@ -94,6 +107,7 @@ const (
 	bpfOwnerOWNER_OLDER                           bpfOwner = 23
 	bpfOwnerOWNER_KERNEL                          bpfOwner = 24
 	bpfOwnerOWNER_UNATTRIBUTED_SOCKET             bpfOwner = 25
+	bpfOwnerOWNER_UNATTRIBUTED_PACKET             bpfOwner = 26
 	bpfOwnerOWNER_FIRST                           bpfOwner = 32
 )
 
@@ -110,6 +124,8 @@ type bpfProcess struct {
 	Ppid          uint32
 	Flags         uint32
 	Group         uint32
+	ExecPages     uint32
+	Zero          uint32
 	Who           bpfIdentity
 }
 
@@ -142,10 +158,18 @@ const (
 	bpfMapProcesses         = "processes"
 	bpfMapProcessesReturned = "processes_returned"
 	bpfMapTasks             = "tasks"
+	bpfProgFollowChild      = "follow_child"
 	bpfProgProcessExec      = "process_exec"
+	bpfProgProcessExecAgain = "process_exec_again"
 	bpfProgProcessExit      = "process_exit"
+	bpfProgProcessExitAgain = "process_exit_again"
+	bpfProgProcessFork      = "process_fork"
+	bpfProgProcessForkAgain = "process_fork_again"
 	bpfProgProcessMoved     = "process_moved"
 	bpfProgProcessRename    = "process_rename"
+	bpfVarAllFollowed       = "all_followed"
+	bpfVarFollowedType      = "followed_type"
+	bpfVarFollower          = "follower"
 	bpfVarLossType          = "loss_type"
 	bpfVarOwnerType         = "owner_type"
 	bpfVarProcessFlagsType  = "process_flags_type"
@@ -195,10 +219,15 @@ type bpfSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfProgramSpecs struct {
-	ProcessExec   *ebpf.ProgramSpec `ebpf:"process_exec"`
-	ProcessExit   *ebpf.ProgramSpec `ebpf:"process_exit"`
-	ProcessMoved  *ebpf.ProgramSpec `ebpf:"process_moved"`
-	ProcessRename *ebpf.ProgramSpec `ebpf:"process_rename"`
+	FollowChild      *ebpf.ProgramSpec `ebpf:"follow_child"`
+	ProcessExec      *ebpf.ProgramSpec `ebpf:"process_exec"`
+	ProcessExecAgain *ebpf.ProgramSpec `ebpf:"process_exec_again"`
+	ProcessExit      *ebpf.ProgramSpec `ebpf:"process_exit"`
+	ProcessExitAgain *ebpf.ProgramSpec `ebpf:"process_exit_again"`
+	ProcessFork      *ebpf.ProgramSpec `ebpf:"process_fork"`
+	ProcessForkAgain *ebpf.ProgramSpec `ebpf:"process_fork_again"`
+	ProcessMoved     *ebpf.ProgramSpec `ebpf:"process_moved"`
+	ProcessRename    *ebpf.ProgramSpec `ebpf:"process_rename"`
 }
 
 // bpfMapSpecs contains maps before they are loaded into the kernel.
@@ -222,6 +251,9 @@ type bpfMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
+	AllFollowed      *ebpf.VariableSpec `ebpf:"all_followed"`
+	FollowedType     *ebpf.VariableSpec `ebpf:"followed_type"`
+	Follower         *ebpf.VariableSpec `ebpf:"follower"`
 	LossType         *ebpf.VariableSpec `ebpf:"loss_type"`
 	OwnerType        *ebpf.VariableSpec `ebpf:"owner_type"`
 	ProcessFlagsType *ebpf.VariableSpec `ebpf:"process_flags_type"`
@@ -282,6 +314,9 @@ func (m *bpfMaps) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
+	AllFollowed      *ebpf.Variable `ebpf:"all_followed"`
+	FollowedType     *ebpf.Variable `ebpf:"followed_type"`
+	Follower         *ebpf.Variable `ebpf:"follower"`
 	LossType         *ebpf.Variable `ebpf:"loss_type"`
 	OwnerType        *ebpf.Variable `ebpf:"owner_type"`
 	ProcessFlagsType *ebpf.Variable `ebpf:"process_flags_type"`
@@ -293,16 +328,26 @@ type bpfVariables struct {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfPrograms struct {
-	ProcessExec   *ebpf.Program `ebpf:"process_exec"`
-	ProcessExit   *ebpf.Program `ebpf:"process_exit"`
-	ProcessMoved  *ebpf.Program `ebpf:"process_moved"`
-	ProcessRename *ebpf.Program `ebpf:"process_rename"`
+	FollowChild      *ebpf.Program `ebpf:"follow_child"`
+	ProcessExec      *ebpf.Program `ebpf:"process_exec"`
+	ProcessExecAgain *ebpf.Program `ebpf:"process_exec_again"`
+	ProcessExit      *ebpf.Program `ebpf:"process_exit"`
+	ProcessExitAgain *ebpf.Program `ebpf:"process_exit_again"`
+	ProcessFork      *ebpf.Program `ebpf:"process_fork"`
+	ProcessForkAgain *ebpf.Program `ebpf:"process_fork_again"`
+	ProcessMoved     *ebpf.Program `ebpf:"process_moved"`
+	ProcessRename    *ebpf.Program `ebpf:"process_rename"`
 }
 
 func (p *bpfPrograms) Close() error {
 	return _BpfClose(
+		p.FollowChild,
 		p.ProcessExec,
+		p.ProcessExecAgain,
 		p.ProcessExit,
+		p.ProcessExitAgain,
+		p.ProcessFork,
+		p.ProcessForkAgain,
 		p.ProcessMoved,
 		p.ProcessRename,
 	)

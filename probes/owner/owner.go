@@ -20,7 +20,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
-	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
 	"culprit/probes/bpfmap"
@@ -61,6 +60,7 @@ var nobody = map[bpfOwner]string{
 	bpfOwnerOWNER_OLDER:                           snapshot.OlderWaits,
 	bpfOwnerOWNER_KERNEL:                          snapshot.Kernel,
 	bpfOwnerOWNER_UNATTRIBUTED_SOCKET:             "[unattributed: owner of the socket not seen]",
+	bpfOwnerOWNER_UNATTRIBUTED_PACKET:             "[unattributed: packet for no known socket]",
 }
 
 // Options say where the host is seen and how much is kept.
@@ -82,7 +82,7 @@ type User interface {
 // Table is the process table. Its methods must not be called concurrently.
 type Table struct {
 	objects   bpfObjects
-	links     []link.Link
+	links     hook.Links
 	processes *bpfmap.Array[bpfProcess]
 	seen      *bpfmap.Array[uint32]
 	namer     *Namer
@@ -97,6 +97,9 @@ type Table struct {
 	absent    map[uint32]int // dead owners: how many sweeps in a row found nothing of theirs
 	most      uint32
 	lossNames []string
+	attached  map[string]*ebpf.Program
+	missed    hook.Missed
+	followed  Followed
 }
 
 // described is a slot as it was when it was named: another content needs another name.
@@ -137,6 +140,7 @@ func Load(o Options) (*Table, error) {
 		groups:    map[uint32]*snapshot.Process{},
 		names:     map[bpfNameKey]string{},
 		absent:    map[uint32]int{},
+		attached:  map[string]*ebpf.Program{},
 		lossNames: losses,
 		most:      spec.Maps[bpfMapNames].MaxEntries,
 	}
@@ -160,12 +164,27 @@ func (t *Table) start() (err error) {
 	if err := t.objects.ProcessPool.Put(uint32(0), pool); err != nil {
 		return fmt.Errorf("preparing the process table: %w", err)
 	}
-	for _, p := range []*ebpf.Program{t.objects.ProcessExec, t.objects.ProcessRename, t.objects.ProcessMoved, t.objects.ProcessExit} {
-		l, err := link.AttachTracing(link.TracingOptions{Program: p})
-		if err != nil {
-			return fmt.Errorf("attaching %s: %w", p, err)
+	o := &t.objects
+	return t.attach(map[string]*ebpf.Program{
+		bpfProgProcessExec: o.ProcessExec, bpfProgProcessExecAgain: o.ProcessExecAgain, bpfProgProcessExit: o.ProcessExit,
+		bpfProgProcessExitAgain: o.ProcessExitAgain, bpfProgProcessRename: o.ProcessRename, bpfProgProcessMoved: o.ProcessMoved,
+	})
+}
+
+// attach attaches programs, those that are second ones on their tracepoints only where that is of use.
+func (t *Table) attach(programs map[string]*ebpf.Program) error {
+	kernel, err := hook.Types()
+	if err != nil {
+		return err
+	}
+	for name, p := range programs {
+		if !hook.IsOfUse(name, programs, kernel) {
+			continue
 		}
-		t.links = append(t.links, l)
+		if err := t.links.Attach(name, p); err != nil {
+			return err
+		}
+		t.attached[name] = p
 	}
 	return nil
 }
@@ -190,11 +209,7 @@ func bootTime() (time.Time, error) {
 
 // Close detaches everything and frees the table.
 func (t *Table) Close() error {
-	var errs []error
-	for _, l := range t.links {
-		errs = append(errs, l.Close())
-	}
-	return errors.Join(append(errs, t.objects.Close())...)
+	return errors.Join(t.links.Close(), t.objects.Close())
 }
 
 // Maps are the maps that a probe's object shares with the table, by name.
@@ -273,6 +288,7 @@ func (t *Table) Process(owner uint32) snapshot.Process {
 	id := t.identity(slot.Who)
 	id.PID, id.PPID, id.Started = int(slot.Pid), int(slot.Ppid), t.boot.Add(time.Duration(slot.StartBoottime))
 	p := t.namer.Process(id)
+	p.Followed = slot.Who.Followed != 0
 	t.known[owner] = described{slot, p}
 	return p
 }
@@ -306,6 +322,7 @@ func (t *Table) Groups() (map[uint32]snapshot.Process, error) {
 	for who, number := range groups {
 		if t.groups[number] == nil {
 			p := t.namer.Process(t.identity(who))
+			p.Followed = who.Followed != 0
 			t.groups[number] = &p
 		}
 		out[number] = *t.groups[number]
@@ -386,8 +403,9 @@ func (t *Table) path(key bpfNameKey) string {
 	return p
 }
 
-// Losses are the counters of everything that BPF programs could not keep, by name.
-func (t *Table) Losses() (map[string]uint64, error) {
+// Losses are the counters of everything that BPF programs could not keep, by name, and of the events that a probe's own
+// and the table's missed, but for some programs.
+func (t *Table) Losses(missed *hook.Missed, objects *ebpf.Collection, but ...string) (map[string]uint64, error) {
 	out := make(map[string]uint64, len(t.lossNames))
 	for i, name := range t.lossNames {
 		var n uint64
@@ -396,6 +414,15 @@ func (t *Table) Losses() (map[string]uint64, error) {
 		}
 		out[name] = n
 	}
+	n, err := missed.Read(objects, but...)
+	if err != nil {
+		return nil, err
+	}
+	own, err := t.missed.Read(&ebpf.Collection{Programs: t.attached})
+	if err != nil {
+		return nil, err
+	}
+	out["events_missed"] = n + own
 	return out, nil
 }
 

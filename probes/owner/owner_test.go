@@ -68,7 +68,7 @@ func ownCgroup(t *testing.T) string {
 func TestShortLife(t *testing.T) {
 	program := livetest.Compile(t, "lives", livetest.Lives)
 	disk := livetest.NewDisk(t, "xfs", 512)
-	w := livetest.NewWatch(t, owner.Options{}, ioprobe.Options{})
+	w := livetest.CommonWatch(t)
 	var before time.Time
 	var parent int
 	w.Measure(func(int) {
@@ -96,7 +96,7 @@ func TestShortLife(t *testing.T) {
 // A process has the name of what it runs now; what it did before is its own all the same.
 func TestExecChangesName(t *testing.T) {
 	disk := livetest.NewDisk(t, "xfs", 512)
-	w := livetest.NewWatch(t, owner.Options{}, ioprobe.Options{})
+	w := livetest.CommonWatch(t)
 	var pid int
 	w.Measure(func(try int) {
 		// The shell writes the first file itself: echo is its own.
@@ -128,7 +128,7 @@ func TestNamesOfTheDead(t *testing.T) {
 	program := livetest.Compile(t, "lives", livetest.Lives)
 	// On XFS alone, because ext4's journal refers to its owners for long.
 	disk := livetest.NewDisk(t, "xfs", 512)
-	w := livetest.NewWatch(t, owner.Options{}, ioprobe.Options{})
+	w := livetest.CommonWatch(t)
 	const lives = 7
 	var dirty []uint32
 	w.Measure(func(try int) {
@@ -264,7 +264,7 @@ func TestLastThreadDidNothing(t *testing.T) {
 func TestCgroupMove(t *testing.T) {
 	dir, path := newCgroup(t)
 	disk := livetest.NewDisk(t, "xfs", 512)
-	w := livetest.NewWatch(t, owner.Options{}, ioprobe.Options{})
+	w := livetest.CommonWatch(t)
 	w.Measure(func(try int) {
 		// The first write makes the process known, in its first cgroup.
 		script := fmt.Sprintf("echo x > %s; echo $$ > %s/cgroup.procs; echo x > %s; exec sleep 0", disk.Path(fmt.Sprint("a", try)), dir, disk.Path(fmt.Sprint("b", try)))

@@ -2,18 +2,18 @@ package sched_test
 
 import (
 	"io"
+	"net/netip"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"culprit/probes/internal/livetest"
+	"culprit/probes/internal/testnet"
 	"culprit/probes/owner"
 	"culprit/probes/sched"
 )
 
-// Other things run on the machine: what is compared runs in turn, several
-// times, and medians are taken. One iteration of a benchmark is all of its rounds.
 const (
 	benchRounds = 7
 	roundTrips  = 150_000
@@ -38,50 +38,40 @@ func pipe(tb testing.TB) time.Duration {
 // BenchmarkSwitch measures the time in BPF programs for each context switch beside runqlat of libbpf-tools, with what wakeups cost it.
 func BenchmarkSwitch(b *testing.B) {
 	livetest.NeedRoot(b)
-	livetest.EnableStats(b)
-	hooks := map[string][]float64{}
-	for b.Loop() {
-		for range benchRounds {
-			for _, tool := range []livetest.Tracer{runqlat, culprit} {
-				pid, stop := tool.Start(b)
-				sum := 0.0
-				cost := livetest.During(b, pid, func() { pipe(b) })
-				stop()
-				for name, s := range cost {
-					each := float64(s.NS) / (2 * roundTrips)
-					if each >= 1 {
-						b.Logf("%-8s %-16s %6.1f ns per switch, %d runs of %.1f ns", tool.Name, name, each, s.Runs, float64(s.NS)/float64(s.Runs))
-					}
-					sum += each
-				}
-				hooks[tool.Name] = append(hooks[tool.Name], sum)
-			}
-		}
-	}
+	hooks := livetest.PerEvent(b, benchRounds, []livetest.Tracer{runqlat, culprit}, "switch", 2*roundTrips, func() { pipe(b) })
 	for tool, ns := range hooks {
 		b.ReportMetric(livetest.Median(ns), tool+"-ns/switch")
 	}
 	b.ReportMetric(livetest.Median(hooks[culprit.Name])/livetest.Median(hooks[runqlat.Name]), "culprit/runqlat")
-	b.ReportMetric(0, "ns/op")
 }
 
 // BenchmarkSlowdown measures how much longer a round trip takes under each tracer, without statistics, which cost too.
 func BenchmarkSlowdown(b *testing.B) {
 	livetest.NeedRoot(b)
-	took := map[string][]float64{}
-	for b.Loop() {
-		for range benchRounds {
-			for _, tool := range []livetest.Tracer{livetest.Untraced, runqlat, culprit} {
-				_, stop := tool.Start(b)
-				took[tool.Name] = append(took[tool.Name], float64(pipe(b)))
-				stop()
-			}
-		}
-	}
+	took := livetest.InTurn(b, benchRounds, []livetest.Tracer{livetest.Untraced, runqlat, culprit},
+		func(string, int) float64 { return float64(pipe(b)) })
 	for tool, ns := range took {
 		b.ReportMetric(livetest.Median(ns), tool+"-ns/round-trip")
 	}
 	none := livetest.Median(took[livetest.Untraced.Name])
 	b.ReportMetric((livetest.Median(took[culprit.Name])-none)/(livetest.Median(took[runqlat.Name])-none), "culprit/runqlat-slowdown")
-	b.ReportMetric(0, "ns/op")
+}
+
+// BenchmarkPacket measures the time in BPF programs for each packet that a softirq receives, of small requests and replies: what tells
+// whose it is, and what notes whose the connection is when somebody reads from it.
+func BenchmarkPacket(b *testing.B) {
+	livetest.NeedRoot(b)
+	n := testnet.NewVeth(b)
+	at := netip.AddrPortFrom(n.Server.IPv4, 5001)
+	livetest.EnableStats(b)
+	pid, stop := culprit.Start(b)
+	defer stop()
+	spent := livetest.During(b, pid, func() {
+		n.Server.Run("answer", testnet.Answer{End: testnet.End{Address: at, Listen: true}, Requests: []int{64}, Reply: 64})
+		n.Client.Run("asker", testnet.Exchange{End: testnet.End{Address: at}, Count: roundTrips, Writes: []int{64}, Reply: 64}).Wait()
+	})
+	for _, program := range []string{"packet_in", "flow_read"} {
+		s := spent[program]
+		b.ReportMetric(float64(s.NS)/float64(s.Runs), program+"-ns")
+	}
 }

@@ -37,6 +37,11 @@ type bpfCpu struct {
 	IrqSince       uint64
 	SoftirqSince   uint64
 	SoftirqIrq     uint64
+	Net            uint64
+	PacketSince    uint64
+	PacketIrq      uint64
+	PacketOwner    uint32
+	IsNet          uint32
 	ClockOffset    uint64
 	NextOffset     uint64
 	OffsetUntil    uint64
@@ -78,6 +83,13 @@ type bpfExemplar struct {
 	}
 }
 
+type bpfFlow struct {
+	_     structs.HostLayout
+	Sk    uint64
+	Owner uint32
+	Port  uint32
+}
+
 type bpfHistChunk struct {
 	_     structs.HostLayout
 	Count [16]uint32
@@ -90,7 +102,10 @@ const (
 	bpfOffOFF_DISK     bpfOff = 1
 	bpfOffOFF_BLOCKED  bpfOff = 2
 	bpfOffOFF_ASLEEP   bpfOff = 3
-	bpfOffOFF_MAX      bpfOff = 4
+	bpfOffOFF_NETWORK  bpfOff = 4
+	bpfOffOFF_LOCK     bpfOff = 5
+	bpfOffOFF_EVENTS   bpfOff = 6
+	bpfOffOFF_MAX      bpfOff = 8
 )
 
 type bpfOwner uint32
@@ -122,6 +137,7 @@ const (
 	bpfOwnerOWNER_OLDER                           bpfOwner = 23
 	bpfOwnerOWNER_KERNEL                          bpfOwner = 24
 	bpfOwnerOWNER_UNATTRIBUTED_SOCKET             bpfOwner = 25
+	bpfOwnerOWNER_UNATTRIBUTED_PACKET             bpfOwner = 26
 	bpfOwnerOWNER_FIRST                           bpfOwner = 32
 )
 
@@ -144,7 +160,18 @@ type bpfSchedProcess struct {
 	WorstFloor    uint64
 	WorstInterval uint32
 	Zero          uint32
+	Caused        uint64
 }
+
+type bpfSleepKind uint32
+
+const (
+	bpfSleepKindSLEEP_OTHER  bpfSleepKind = 0
+	bpfSleepKindSLEEP_FILE   bpfSleepKind = 1
+	bpfSleepKindSLEEP_POLL   bpfSleepKind = 2
+	bpfSleepKindSLEEP_LOCK   bpfSleepKind = 3
+	bpfSleepKindSLEEP_EVENTS bpfSleepKind = 4
+)
 
 type bpfThread struct {
 	_         structs.HostLayout
@@ -162,7 +189,7 @@ type bpfThread struct {
 	Softirq   uint64
 	Switches  uint64
 	Latencies uint64
-	Slept     [4]uint64
+	Slept     [8]uint64
 	Culprit   [6]struct {
 		_      structs.HostLayout
 		Group  uint32
@@ -194,6 +221,8 @@ const (
 	bpfMapCulprits               = "culprits"
 	bpfMapExemplarScratch        = "exemplar_scratch"
 	bpfMapExemplars              = "exemplars"
+	bpfMapFlowRefs               = "flow_refs"
+	bpfMapFlows                  = "flows"
 	bpfMapGroups                 = "groups"
 	bpfMapGroupsMade             = "groups_made"
 	bpfMapHistChunks             = "hist_chunks"
@@ -217,6 +246,10 @@ const (
 	bpfProgCallFunctionOneBegins = "call_function_one_begins"
 	bpfProgCallFunctionOneEnds   = "call_function_one_ends"
 	bpfProgCollect               = "collect"
+	bpfProgFindFlows             = "find_flows"
+	bpfProgFlowChanged           = "flow_changed"
+	bpfProgFlowChangedAgain      = "flow_changed_again"
+	bpfProgFlowRead              = "flow_read"
 	bpfProgIpiBegins             = "ipi_begins"
 	bpfProgIpiEnds               = "ipi_ends"
 	bpfProgIrqHandlerBegins      = "irq_handler_begins"
@@ -225,6 +258,7 @@ const (
 	bpfProgIrqWorkEnds           = "irq_work_ends"
 	bpfProgLocalTimerBegins      = "local_timer_begins"
 	bpfProgLocalTimerEnds        = "local_timer_ends"
+	bpfProgPacketIn              = "packet_in"
 	bpfProgRescheduleBegins      = "reschedule_begins"
 	bpfProgRescheduleEnds        = "reschedule_ends"
 	bpfProgSoftirqBegins         = "softirq_begins"
@@ -234,6 +268,7 @@ const (
 	bpfProgThreadSwitch          = "thread_switch"
 	bpfVarAttachedAt             = "attached_at"
 	bpfVarByProcess              = "by_process"
+	bpfVarFlowPlace              = "flow_place"
 	bpfVarHistChunkPool          = "hist_chunk_pool"
 	bpfVarHistRuleType           = "hist_rule_type"
 	bpfVarInterval               = "interval"
@@ -242,10 +277,16 @@ const (
 	bpfVarLossType               = "loss_type"
 	bpfVarOffType                = "off_type"
 	bpfVarOwnerType              = "owner_type"
+	bpfVarPortsUnknown           = "ports_unknown"
 	bpfVarProcessFlagsType       = "process_flags_type"
 	bpfVarRqfFlushSeq            = "rqf_flush_seq"
 	bpfVarRqfIoStat              = "rqf_io_stat"
+	bpfVarSleepKindType          = "sleep_kind_type"
+	bpfVarSleepKinds             = "sleep_kinds"
+	bpfVarTalkersWait            = "talkers_wait"
+	bpfVarTellSleeps             = "tell_sleeps"
 	bpfVarThreadPool             = "thread_pool"
+	bpfVarWorstFollowed          = "worst_followed"
 )
 
 // loadBpf returns the embedded CollectionSpec for bpf.
@@ -295,6 +336,10 @@ type bpfProgramSpecs struct {
 	CallFunctionOneBegins *ebpf.ProgramSpec `ebpf:"call_function_one_begins"`
 	CallFunctionOneEnds   *ebpf.ProgramSpec `ebpf:"call_function_one_ends"`
 	Collect               *ebpf.ProgramSpec `ebpf:"collect"`
+	FindFlows             *ebpf.ProgramSpec `ebpf:"find_flows"`
+	FlowChanged           *ebpf.ProgramSpec `ebpf:"flow_changed"`
+	FlowChangedAgain      *ebpf.ProgramSpec `ebpf:"flow_changed_again"`
+	FlowRead              *ebpf.ProgramSpec `ebpf:"flow_read"`
 	IpiBegins             *ebpf.ProgramSpec `ebpf:"ipi_begins"`
 	IpiEnds               *ebpf.ProgramSpec `ebpf:"ipi_ends"`
 	IrqHandlerBegins      *ebpf.ProgramSpec `ebpf:"irq_handler_begins"`
@@ -303,6 +348,7 @@ type bpfProgramSpecs struct {
 	IrqWorkEnds           *ebpf.ProgramSpec `ebpf:"irq_work_ends"`
 	LocalTimerBegins      *ebpf.ProgramSpec `ebpf:"local_timer_begins"`
 	LocalTimerEnds        *ebpf.ProgramSpec `ebpf:"local_timer_ends"`
+	PacketIn              *ebpf.ProgramSpec `ebpf:"packet_in"`
 	RescheduleBegins      *ebpf.ProgramSpec `ebpf:"reschedule_begins"`
 	RescheduleEnds        *ebpf.ProgramSpec `ebpf:"reschedule_ends"`
 	SoftirqBegins         *ebpf.ProgramSpec `ebpf:"softirq_begins"`
@@ -321,6 +367,8 @@ type bpfMapSpecs struct {
 	Culprits           *ebpf.MapSpec `ebpf:"culprits"`
 	ExemplarScratch    *ebpf.MapSpec `ebpf:"exemplar_scratch"`
 	Exemplars          *ebpf.MapSpec `ebpf:"exemplars"`
+	FlowRefs           *ebpf.MapSpec `ebpf:"flow_refs"`
+	Flows              *ebpf.MapSpec `ebpf:"flows"`
 	Groups             *ebpf.MapSpec `ebpf:"groups"`
 	GroupsMade         *ebpf.MapSpec `ebpf:"groups_made"`
 	HistChunks         *ebpf.MapSpec `ebpf:"hist_chunks"`
@@ -347,6 +395,7 @@ type bpfMapSpecs struct {
 type bpfVariableSpecs struct {
 	AttachedAt       *ebpf.VariableSpec `ebpf:"attached_at"`
 	ByProcess        *ebpf.VariableSpec `ebpf:"by_process"`
+	FlowPlace        *ebpf.VariableSpec `ebpf:"flow_place"`
 	HistChunkPool    *ebpf.VariableSpec `ebpf:"hist_chunk_pool"`
 	HistRuleType     *ebpf.VariableSpec `ebpf:"hist_rule_type"`
 	Interval         *ebpf.VariableSpec `ebpf:"interval"`
@@ -355,10 +404,16 @@ type bpfVariableSpecs struct {
 	LossType         *ebpf.VariableSpec `ebpf:"loss_type"`
 	OffType          *ebpf.VariableSpec `ebpf:"off_type"`
 	OwnerType        *ebpf.VariableSpec `ebpf:"owner_type"`
+	PortsUnknown     *ebpf.VariableSpec `ebpf:"ports_unknown"`
 	ProcessFlagsType *ebpf.VariableSpec `ebpf:"process_flags_type"`
 	RqfFlushSeq      *ebpf.VariableSpec `ebpf:"rqf_flush_seq"`
 	RqfIoStat        *ebpf.VariableSpec `ebpf:"rqf_io_stat"`
+	SleepKindType    *ebpf.VariableSpec `ebpf:"sleep_kind_type"`
+	SleepKinds       *ebpf.VariableSpec `ebpf:"sleep_kinds"`
+	TalkersWait      *ebpf.VariableSpec `ebpf:"talkers_wait"`
+	TellSleeps       *ebpf.VariableSpec `ebpf:"tell_sleeps"`
 	ThreadPool       *ebpf.VariableSpec `ebpf:"thread_pool"`
+	WorstFollowed    *ebpf.VariableSpec `ebpf:"worst_followed"`
 }
 
 // bpfObjects contains all objects after they have been loaded into the kernel.
@@ -386,6 +441,8 @@ type bpfMaps struct {
 	Culprits           *ebpf.Map `ebpf:"culprits"`
 	ExemplarScratch    *ebpf.Map `ebpf:"exemplar_scratch"`
 	Exemplars          *ebpf.Map `ebpf:"exemplars"`
+	FlowRefs           *ebpf.Map `ebpf:"flow_refs"`
+	Flows              *ebpf.Map `ebpf:"flows"`
 	Groups             *ebpf.Map `ebpf:"groups"`
 	GroupsMade         *ebpf.Map `ebpf:"groups_made"`
 	HistChunks         *ebpf.Map `ebpf:"hist_chunks"`
@@ -413,6 +470,8 @@ func (m *bpfMaps) Close() error {
 		m.Culprits,
 		m.ExemplarScratch,
 		m.Exemplars,
+		m.FlowRefs,
+		m.Flows,
 		m.Groups,
 		m.GroupsMade,
 		m.HistChunks,
@@ -440,6 +499,7 @@ func (m *bpfMaps) Close() error {
 type bpfVariables struct {
 	AttachedAt       *ebpf.Variable `ebpf:"attached_at"`
 	ByProcess        *ebpf.Variable `ebpf:"by_process"`
+	FlowPlace        *ebpf.Variable `ebpf:"flow_place"`
 	HistChunkPool    *ebpf.Variable `ebpf:"hist_chunk_pool"`
 	HistRuleType     *ebpf.Variable `ebpf:"hist_rule_type"`
 	Interval         *ebpf.Variable `ebpf:"interval"`
@@ -448,10 +508,16 @@ type bpfVariables struct {
 	LossType         *ebpf.Variable `ebpf:"loss_type"`
 	OffType          *ebpf.Variable `ebpf:"off_type"`
 	OwnerType        *ebpf.Variable `ebpf:"owner_type"`
+	PortsUnknown     *ebpf.Variable `ebpf:"ports_unknown"`
 	ProcessFlagsType *ebpf.Variable `ebpf:"process_flags_type"`
 	RqfFlushSeq      *ebpf.Variable `ebpf:"rqf_flush_seq"`
 	RqfIoStat        *ebpf.Variable `ebpf:"rqf_io_stat"`
+	SleepKindType    *ebpf.Variable `ebpf:"sleep_kind_type"`
+	SleepKinds       *ebpf.Variable `ebpf:"sleep_kinds"`
+	TalkersWait      *ebpf.Variable `ebpf:"talkers_wait"`
+	TellSleeps       *ebpf.Variable `ebpf:"tell_sleeps"`
 	ThreadPool       *ebpf.Variable `ebpf:"thread_pool"`
+	WorstFollowed    *ebpf.Variable `ebpf:"worst_followed"`
 }
 
 // bpfPrograms contains all programs after they have been loaded into the kernel.
@@ -463,6 +529,10 @@ type bpfPrograms struct {
 	CallFunctionOneBegins *ebpf.Program `ebpf:"call_function_one_begins"`
 	CallFunctionOneEnds   *ebpf.Program `ebpf:"call_function_one_ends"`
 	Collect               *ebpf.Program `ebpf:"collect"`
+	FindFlows             *ebpf.Program `ebpf:"find_flows"`
+	FlowChanged           *ebpf.Program `ebpf:"flow_changed"`
+	FlowChangedAgain      *ebpf.Program `ebpf:"flow_changed_again"`
+	FlowRead              *ebpf.Program `ebpf:"flow_read"`
 	IpiBegins             *ebpf.Program `ebpf:"ipi_begins"`
 	IpiEnds               *ebpf.Program `ebpf:"ipi_ends"`
 	IrqHandlerBegins      *ebpf.Program `ebpf:"irq_handler_begins"`
@@ -471,6 +541,7 @@ type bpfPrograms struct {
 	IrqWorkEnds           *ebpf.Program `ebpf:"irq_work_ends"`
 	LocalTimerBegins      *ebpf.Program `ebpf:"local_timer_begins"`
 	LocalTimerEnds        *ebpf.Program `ebpf:"local_timer_ends"`
+	PacketIn              *ebpf.Program `ebpf:"packet_in"`
 	RescheduleBegins      *ebpf.Program `ebpf:"reschedule_begins"`
 	RescheduleEnds        *ebpf.Program `ebpf:"reschedule_ends"`
 	SoftirqBegins         *ebpf.Program `ebpf:"softirq_begins"`
@@ -487,6 +558,10 @@ func (p *bpfPrograms) Close() error {
 		p.CallFunctionOneBegins,
 		p.CallFunctionOneEnds,
 		p.Collect,
+		p.FindFlows,
+		p.FlowChanged,
+		p.FlowChangedAgain,
+		p.FlowRead,
 		p.IpiBegins,
 		p.IpiEnds,
 		p.IrqHandlerBegins,
@@ -495,6 +570,7 @@ func (p *bpfPrograms) Close() error {
 		p.IrqWorkEnds,
 		p.LocalTimerBegins,
 		p.LocalTimerEnds,
+		p.PacketIn,
 		p.RescheduleBegins,
 		p.RescheduleEnds,
 		p.SoftirqBegins,

@@ -26,11 +26,15 @@ var without = map[string]string{
 	"irq_work_exit":              ipis,
 	"ipi_entry":                  ipis,
 	"ipi_exit":                   ipis,
+	"netif_receive_skb":          packets,
+	"inet_sock_set_state":        packets,
+	"tcp_rcv_space_adjust":       packets,
 }
 
 const (
 	localTimer = "the timer interrupt's time is its victim's own"
 	ipis       = "the time of interrupts between processors is their victim's own"
+	packets    = "who caused network softirqs is not known"
 )
 
 // others are the interrupts' tracepoints of another architecture: x86 has some for each kind of vector, the others have

@@ -32,7 +32,7 @@ func (p *Probe) who(number uint32) snapshot.Process {
 	return p.table.Process(uint32(bpfOwnerOWNER_UNATTRIBUTED_PROCESS_TABLE_FULL))
 }
 
-// sweepsUntilDrop is how often groups that nothing refers to are looked for.
+// sweepsUntilDrop is how often groups that nothing refers to are looked for, and flows without a socket, though no process has ended.
 const sweepsUntilDrop = 64
 
 // dropGroups forgets the groups that are no more and that nothing refers to.
@@ -82,8 +82,8 @@ func (p *Probe) groupOf(o uint32) uint32 {
 // alone: a report of an hour would have to remember every process that ever ran, else.
 func (p *Probe) retireCulprits(gone map[uint32]bool) error {
 	// First, so that nothing refers to them while the rest is looked at.
-	if _, err := p.objects.Programs[bpfProgSweepSched].Run(&ebpf.RunOptions{}); err != nil {
-		return fmt.Errorf("sweeping the sched probe's tables: %w", err)
+	if err := p.sweepTables(); err != nil {
+		return err
 	}
 	if err := p.readWorst(); err != nil {
 		return err
@@ -94,6 +94,14 @@ func (p *Probe) retireCulprits(gone map[uint32]bool) error {
 		}
 		return n
 	})
+}
+
+// sweepTables has what refers to processes that are gone refer to their groups, and forgets the flows of sockets that are.
+func (p *Probe) sweepTables() error {
+	if _, err := p.objects.Programs[bpfProgSweepSched].Run(&ebpf.RunOptions{}); err != nil {
+		return fmt.Errorf("sweeping the sched probe's tables: %w", err)
+	}
+	return nil
 }
 
 // retirePairs takes over and forgets the sums of victims or culprits that are gone, and names culprits anew.

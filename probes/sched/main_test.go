@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"culprit/probes/internal/livetest"
+	"culprit/probes/internal/testnet"
 )
 
-func TestMain(m *testing.M) { livetest.Main(m, nil) }
+func TestMain(m *testing.M) { livetest.Main(m, testnet.Jobs()) }

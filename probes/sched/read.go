@@ -3,7 +3,6 @@ package sched
 import (
 	"cmp"
 	"fmt"
-	"io"
 	"slices"
 	"time"
 
@@ -22,10 +21,14 @@ type reading struct {
 	wall      []wall // by thread
 	pairs     map[bpfCulpritKey]uint64
 	latencies map[uint32]latency // by owner
+	softirqs  softirqs
 }
 
 // wall is how a thread has spent its time so far, in ns.
-type wall struct{ ran, disk, blocked, asleep, uncounted uint64 }
+type wall struct {
+	ran   uint64
+	slept [bpfOffOFF_MAX]uint64 // by enum off
+}
 
 // latency is struct sched_process of bpf/sched.bpf.c.
 type latency struct {
@@ -39,11 +42,11 @@ func (p *Probe) read() (*reading, error) {
 	if err := p.list(); err != nil {
 		return nil, err
 	}
-	r.at = time.Now()
 	pool, err := bpfmap.Variable[bpfPool](p.objects.Variables["thread_pool"])
 	if err != nil {
 		return nil, fmt.Errorf("reading the thread pool: %w", err)
 	}
+	r.at = time.Now()
 	now, err := p.clock()
 	if err != nil {
 		return nil, err
@@ -68,6 +71,7 @@ func (p *Probe) read() (*reading, error) {
 	for o := range p.table.Owners() {
 		r.latencies[o] = p.latency(o)
 	}
+	r.softirqs = p.readSoftirqs()
 	return r, nil
 }
 
@@ -87,7 +91,7 @@ func (p *Probe) list() error {
 		return fmt.Errorf("listing the threads: %w", err)
 	}
 	defer threads.Close()
-	if _, err := io.Copy(io.Discard, threads); err != nil {
+	if err := hook.Drain(threads); err != nil {
 		return fmt.Errorf("listing the threads: %w", err)
 	}
 	return nil
@@ -110,10 +114,7 @@ func (p *Probe) clock() (uint64, error) {
 
 // wallOf adds what is under way to what is over: a thread is on a CPU since a moment, or off it.
 func wallOf(t bpfThread, now uint64) wall {
-	w := wall{
-		ran: t.Ran, disk: t.Slept[bpfOffOFF_DISK], blocked: t.Slept[bpfOffOFF_BLOCKED],
-		asleep: t.Slept[bpfOffOFF_ASLEEP], uncounted: t.Slept[bpfOffOFF_RUNNABLE],
-	}
+	w := wall{t.Ran, t.Slept}
 	if t.Dead != 0 {
 		return w
 	}
@@ -123,21 +124,27 @@ func wallOf(t bpfThread, now uint64) wall {
 		}
 		return w
 	}
-	if slept := now - t.OffAt - t.Waiting - t.Waited; now > t.OffAt && int64(slept) > 0 {
-		switch bpfOff(t.Off) {
-		case bpfOffOFF_DISK:
-			w.disk += slept
-		case bpfOffOFF_BLOCKED:
-			w.blocked += slept
-		case bpfOffOFF_ASLEEP:
-			w.asleep += slept
-		}
+	if slept := now - t.OffAt - t.Waiting - t.Waited; bpfOff(t.Off) != bpfOffOFF_RUNNABLE && now > t.OffAt && int64(slept) > 0 {
+		w.slept[t.Off%uint32(len(w.slept))] += slept
 	}
 	return w
 }
 
 func (w wall) atLeast(o wall) wall {
-	return wall{max(w.ran, o.ran), max(w.disk, o.disk), max(w.blocked, o.blocked), max(w.asleep, o.asleep), max(w.uncounted, o.uncounted)}
+	w.ran = max(w.ran, o.ran)
+	for off := range w.slept {
+		w.slept[off] = max(w.slept[off], o.slept[off])
+	}
+	return w
+}
+
+// since is what was added to o.
+func (w wall) since(o wall) wall {
+	w.ran -= o.ran
+	for off := range w.slept {
+		w.slept[off] -= o.slept[off]
+	}
+	return w
 }
 
 // tally is a row in the making.
@@ -169,13 +176,17 @@ func (t *tally) add(n, w bpfThread, now, was wall) {
 	r.Threads++
 	r.Switches += n.Switches - w.Switches
 	r.Latency.Sum += n.Latencies - w.Latencies
-	r.OnCPU += now.ran - was.ran
+	spent := now.since(was)
+	r.OnCPU += spent.ran
 	r.IRQStolen += n.Irq - w.Irq
 	r.SoftirqStolen += n.Softirq - w.Softirq
-	r.Disk += now.disk - was.disk
-	r.Blocked += now.blocked - was.blocked
-	r.Asleep += now.asleep - was.asleep
-	r.Uncounted += now.uncounted - was.uncounted
+	r.Disk += spent.slept[bpfOffOFF_DISK]
+	r.Blocked += spent.slept[bpfOffOFF_BLOCKED]
+	r.Asleep += spent.slept[bpfOffOFF_ASLEEP]
+	r.Network += spent.slept[bpfOffOFF_NETWORK]
+	r.Locks += spent.slept[bpfOffOFF_LOCK]
+	r.Events += spent.slept[bpfOffOFF_EVENTS]
+	r.Uncounted += spent.slept[bpfOffOFF_RUNNABLE]
 	r.KernelWait += (n.KernelWait - n.KernelBefore) - (w.KernelWait - w.KernelBefore)
 	t.counted += (n.Counted - n.KernelBefore) - (w.Counted - w.KernelBefore)
 	r.Migrations += n.Migrations - w.Migrations
@@ -276,15 +287,21 @@ func (p *Probe) Read() (snapshot.Sched, error) {
 			p.pendingOf(o).setLatency(h)
 		}
 	}
+	for o, ns := range now.softirqs.caused {
+		if ns -= was.softirqs.caused[o]; ns > 0 {
+			p.pendingOf(o).row.SoftirqCaused += ns
+		}
+	}
 	for key, ns := range now.pairs {
 		p.pendingOf(key.Victim).charge(key.Culprit, ns-was.pairs[key])
 	}
 	s.Rows = p.retired.Rows
 	for number, t := range p.pending {
-		if t.row.Threads > 0 || len(t.culprits) > 0 || t.row.Latency.Count() > 0 {
+		if t.row.Threads > 0 || len(t.culprits) > 0 || t.row.Latency.Count() > 0 || t.row.SoftirqCaused > 0 {
 			s.Rows = append(s.Rows, p.finish(p.who(number), t))
 		}
 	}
+	s.Rows = p.divideSoftirqs(s.Rows, now.softirqs.net-was.softirqs.net, now.softirqs.other-was.softirqs.other)
 	s.Threads, p.ended = p.ended, nil
 	if err := p.readWorst(); err != nil {
 		return snapshot.Sched{}, err
@@ -328,17 +345,10 @@ func (l latency) since(earlier latency, interval uint32) snapshot.Histogram {
 }
 
 func (p *Probe) readLosses() (map[string]uint64, error) {
-	out, err := p.table.Losses()
+	out, err := p.table.Losses(&p.missed, p.objects)
 	if err != nil {
 		return nil, err
 	}
 	out["processes_folded"], out["threads_dropped"] = p.retired.Folded, p.threadsDropped
-	missed, err := hook.Missed(p.objects)
-	if err != nil {
-		return nil, err
-	}
-	for _, n := range missed {
-		out["events_missed"] += n
-	}
 	return out, nil
 }

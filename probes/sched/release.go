@@ -20,6 +20,11 @@ func (p *Probe) Sweep(number uint32) error {
 	if err := p.readWorst(); err != nil {
 		return err
 	}
+	if !p.options.NoPackets {
+		if err := p.findPorts(); err != nil {
+			return err
+		}
+	}
 	if number%sweepsUntilList == 0 { // reports may be far between
 		if err := p.list(); err != nil {
 			return err
@@ -43,6 +48,9 @@ func (p *Probe) Sweep(number uint32) error {
 		p.table.Mark(t.Owner)
 	}
 	if number%sweepsUntilDrop == 0 {
+		if err := p.sweepTables(); err != nil {
+			return err
+		}
 		return p.dropGroups()
 	}
 	return nil
@@ -106,11 +114,13 @@ func (p *Probe) release(owners []uint32) error {
 	for o := range only {
 		t, l := p.pendingOf(o), p.latency(o)
 		t.setLatency(l.since(p.reading.latencies[o], p.interval))
-		if t.row.Threads > 0 || len(t.culprits) > 0 || t.row.Latency.Count() > 0 {
+		t.row.SoftirqCaused = p.processes.Get(o).Caused - p.reading.softirqs.caused[o]
+		if t.row.Threads > 0 || len(t.culprits) > 0 || t.row.Latency.Count() > 0 || t.row.SoftirqCaused > 0 {
 			rows = append(rows, p.finish(p.table.Process(o), t))
 		}
 		delete(p.pending, o)
 		delete(p.reading.latencies, o)
+		delete(p.reading.softirqs.caused, o)
 		if err := p.freeLatency(o); err != nil {
 			return err
 		}

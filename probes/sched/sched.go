@@ -15,14 +15,15 @@ package sched
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
-	"github.com/cilium/ebpf/ringbuf"
 	"golang.org/x/sys/unix"
 
 	"culprit/probes/bpfmap"
@@ -40,11 +41,19 @@ type Options struct {
 	// waits because of more culprits than a thread has places for are added up by name.
 	ByProcess bool
 
-	ByThread bool // add a row for each thread
-	Worst    bool // tell of the longest waits
+	ByThread      bool // add a row for each thread
+	Worst         bool // tell of the longest waits,
+	WorstFollowed bool // but only of processes that are followed (owner.Table.Follow)
+	Sleeps        bool // tell apart what threads of such processes sleep for, by their system calls
+
+	// TalkersFrom has the probe tell, by Waits, of every wait from this length on of threads that the tcp probe saw use a connection. 0 is
+	// not to.
+	TalkersFrom time.Duration
+
+	NoPackets bool // leave out for whom softirqs received packets, and with it the hooks on each packet and each read from a connection
 
 	// Sizes of tables, their defaults where 0. What does not fit is counted as lost.
-	Threads, Pairs, Buckets uint32
+	Threads, Pairs, Buckets, Flows uint32
 }
 
 // Probe is a loaded and attached sched probe. Its methods must not be called
@@ -53,7 +62,7 @@ type Probe struct {
 	options Options
 	table   *owner.Table
 	objects *ebpf.Collection
-	links   []link.Link
+	links   hook.Links
 	lister  *link.Iter
 
 	threads   *bpfmap.Array[bpfThread]
@@ -68,14 +77,18 @@ type Probe struct {
 	unused         map[uint32]bool                  // groups to be forgotten after it
 	ownerless      map[uint32]int                   // by thread: sweeps since its process was gone
 	retired        owner.Backlog[snapshot.SchedRow] // of owners that were released since
-	counted        uint64                           // ns that the culprits of the rows made so far must add up to
-	ended          []snapshot.SchedThread           // threads' rows for the next report
+	missed         hook.Missed
+	switchesMissed hook.Missed
+	counted        uint64                 // ns that the culprits of the rows made so far must add up to
+	ended          []snapshot.SchedThread // threads' rows for the next report
 	worst          owner.Backlog[snapshot.SchedWait]
-	exemplars      *ringbuf.Reader   // nil unless asked for
-	threadsDropped uint64            // threads without a row of their own
-	losses         map[string]uint64 // at the last reading
+	waits          []snapshot.SchedWait      // for Waits
+	exemplars      *bpfmap.Ring[bpfExemplar] // nil unless asked for
+	threadsDropped uint64                    // threads without a row of their own
+	losses         map[string]uint64         // at the last reading
 	interval       uint32
-	lists          uint32 // how often all threads were listed
+	lists          uint32    // how often all threads were listed
+	findAgain      time.Time // not before that, sockets are looked for
 }
 
 // Load attaches the probe. What happens from its return on is counted; the
@@ -91,6 +104,11 @@ func Load(table *owner.Table, o Options) (*Probe, error) {
 	spec, err := Spec(kernel)
 	if err != nil {
 		return nil, err
+	}
+	if o.NoPackets {
+		for _, name := range packetPrograms {
+			delete(spec.Programs, name)
+		}
 	}
 	if err := configure(spec, &o); err != nil {
 		return nil, err
@@ -117,21 +135,38 @@ func configure(spec *ebpf.CollectionSpec, o *Options) error {
 	if o.Threads == 0 {
 		o.Threads = max(spec.Maps[bpfMapThreads].MaxEntries, 4*runningThreads(o.Proc))
 	}
+	if o.Flows == 0 {
+		o.Flows = max(spec.Maps[bpfMapFlows].MaxEntries, 2*hook.OpenSockets(o.Proc))
+	}
+	if o.NoPackets {
+		o.Flows = 1
+	}
 	hook.Resize(spec, map[string]uint32{
 		bpfMapThreads: o.Threads, bpfMapThreadsReturned: o.Threads,
 		bpfMapCulprits:   o.Pairs,
+		bpfMapFlows:      o.Flows,
 		bpfMapHistChunks: o.Buckets, bpfMapHistChunksReturned: o.Buckets,
 	})
-	if !o.Worst {
+	if !o.tellsOfWaits() {
 		spec.Maps[bpfMapExemplars].MaxEntries = uint32(os.Getpagesize())
+	}
+	talkers := uint64(math.MaxUint64)
+	if o.TalkersFrom > 0 {
+		talkers = uint64(o.TalkersFrom)
 	}
 	return hook.SetVariables(spec, map[string]any{
 		"by_process":      o.ByProcess,
 		"keep_worst":      o.Worst,
+		"worst_followed":  o.WorstFollowed,
+		"tell_sleeps":     o.Sleeps,
+		"sleep_kinds":     sleepKinds(),
+		"talkers_wait":    talkers,
 		"thread_pool":     bpfPool{Next: 1, Size: spec.Maps[bpfMapThreads].MaxEntries},
 		"hist_chunk_pool": bpfPool{Next: 1, Size: spec.Maps[bpfMapHistChunks].MaxEntries},
 	})
 }
+
+func (o Options) tellsOfWaits() bool { return o.Worst || o.TalkersFrom > 0 }
 
 // runningThreads is how many threads the host has: the second number of /proc/loadavg's fourth field.
 func runningThreads(proc string) uint32 {
@@ -163,20 +198,13 @@ func (p *Probe) start(spec *ebpf.CollectionSpec) (err error) {
 	if p.chapters, err = bpfmap.NewArray[bpfChapter](maps[bpfMapChapters]); err != nil {
 		return err
 	}
-	if p.options.Worst {
-		if p.exemplars, err = ringbuf.NewReader(maps[bpfMapExemplars]); err != nil {
-			return fmt.Errorf("preparing to read the longest waits: %w", err)
-		}
-	}
-	for name, s := range spec.Programs {
-		if s.Type != ebpf.Tracing || name == bpfProgCollect {
-			continue
-		}
-		l, err := hook.Attach(p.objects, name)
-		if err != nil {
+	if p.options.tellsOfWaits() {
+		if p.exemplars, err = bpfmap.NewRing[bpfExemplar](maps[bpfMapExemplars]); err != nil {
 			return err
 		}
-		p.links = append(p.links, l)
+	}
+	if err := p.links.AttachAll(spec, p.objects); err != nil {
+		return err
 	}
 	var boot unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot); err != nil {
@@ -189,6 +217,11 @@ func (p *Probe) start(spec *ebpf.CollectionSpec) (err error) {
 		return fmt.Errorf("preparing to list the threads: %w", err)
 	}
 	p.links = append(p.links, p.lister)
+	if !p.options.NoPackets {
+		if err := p.findFlows(); err != nil {
+			return err
+		}
+	}
 	// What was counted until now is the base that the first Read subtracts.
 	if err := hist.NextInterval(p.objects, &p.interval); err != nil {
 		return err
@@ -203,13 +236,7 @@ func (p *Probe) start(spec *ebpf.CollectionSpec) (err error) {
 // Close detaches the probe and frees what it keeps in the kernel.
 func (p *Probe) Close() error {
 	p.table.Remove(p)
-	var errs []error
-	for _, l := range p.links {
-		errs = append(errs, l.Close())
-	}
-	if p.exemplars != nil {
-		errs = append(errs, p.exemplars.Close())
-	}
+	err := errors.Join(p.links.Close(), p.exemplars.Close())
 	p.objects.Close()
-	return errors.Join(errs...)
+	return err
 }

@@ -12,8 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cilium/ebpf/rlimit"
-
 	"culprit/probes/internal/livetest"
 	"culprit/probes/owner"
 	"culprit/probes/sched"
@@ -29,29 +27,22 @@ type watch struct {
 
 func newWatch(t testing.TB, owners owner.Options, o sched.Options) *watch {
 	t.Helper()
-	livetest.NeedRoot(t)
-	if err := rlimit.RemoveMemlock(); err != nil {
-		t.Fatal(err)
+	table := livetest.Table(t, owners)
+	return &watch{t, table, livetest.Probe(t, table, sched.Load, o)}
+}
+
+var common *livetest.Shared[*sched.Probe]
+
+// newCommonWatch is one without options, of the probe that tests share where they do.
+func newCommonWatch(t testing.TB) *watch {
+	t.Helper()
+	if !testing.Short() {
+		return newWatch(t, owner.Options{}, sched.Options{})
 	}
-	table, err := owner.Load(owners)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := table.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	probe, err := sched.Load(table, o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := probe.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return &watch{t, table, probe}
+	s := livetest.LoadShared(t, &common, sched.Load, sched.Options{})
+	w := &watch{t, s.Table, s.Probe}
+	w.read()
+	return w
 }
 
 // sleep lets time pass as culprit does, and keeps the process table in order.
@@ -76,36 +67,20 @@ func (w *watch) read() snapshot.Sched {
 			w.t.Logf("%s: %d ns", r.App, r.Wait())
 		}
 	}
-	for _, l := range s.Loss {
-		if l.Count > 0 {
-			w.t.Logf("%s=%d", l.Name, l.Count)
-		}
-	}
+	livetest.LogLosses(w.t, s.Loss)
 	return s
 }
 
 // row is that of the processes called comm.
 func row(t testing.TB, s snapshot.Sched, comm string) snapshot.SchedRow {
 	t.Helper()
-	for _, r := range s.Group(snapshot.ByComm).Rows {
-		if r.Comm == comm {
-			return r
-		}
-	}
-	t.Fatalf("no row of %s", comm)
-	return snapshot.SchedRow{}
+	return livetest.Row(t, s.Group(snapshot.ByComm).Rows, comm, func(r snapshot.SchedRow) bool { return r.Comm == comm })
 }
 
 // rowOf is that of a process.
 func rowOf(t testing.TB, s snapshot.Sched, pid int) snapshot.SchedRow {
 	t.Helper()
-	for _, r := range s.Group(snapshot.ByPID).Rows {
-		if r.PID == pid {
-			return r
-		}
-	}
-	t.Fatalf("no row of process %d", pid)
-	return snapshot.SchedRow{}
+	return livetest.Row(t, s.Group(snapshot.ByPID).Rows, fmt.Sprint("process ", pid), func(r snapshot.SchedRow) bool { return r.PID == pid })
 }
 
 // others is the part of a row's wait that processes are charged with, except those called comm.
@@ -159,15 +134,25 @@ func log(t testing.TB, r snapshot.SchedRow) {
 }
 
 // The source of a program of one thread: loads NAME CPU NICE SECONDS spin|PERIOD. It computes, or wakes up each PERIOD microseconds
-// and computes for a hundredth of it.
+// and computes for a hundredth of it. One that computes and is told to end says for how many ns it missed the CPU: because of interrupts
+// as well as of others, the time between two looks at the clock grows from tens of ns to more than one microsecond.
 const loads = `
 #define _GNU_SOURCE
 #include <sched.h>
+#include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <time.h>
+
+static volatile sig_atomic_t ended;
+
+static void end_now(int signal)
+{
+	ended = 1;
+}
 
 static long long now(void)
 {
@@ -179,19 +164,28 @@ static long long now(void)
 
 int main(int argc, char **argv)
 {
-	long long end = now() + atof(argv[4]) * 1e9, period = atoll(argv[5]) * 1000;
+	long long last = now(), end = last + atof(argv[4]) * 1e9, period = atoll(argv[5]) * 1000, missed = 0;
 	cpu_set_t cpus;
 
 	CPU_ZERO(&cpus);
 	CPU_SET(atoi(argv[2]), &cpus);
 	if (prctl(PR_SET_NAME, argv[1]) || sched_setaffinity(0, sizeof(cpus), &cpus) || setpriority(PRIO_PROCESS, 0, atoi(argv[3])))
 		return 1;
+	if (!strcmp(argv[5], "spin")) {
+		signal(SIGTERM, end_now);
+		while (last < end && !ended) {
+			long long t = now();
+
+			if (t - last > 1000)
+				missed += t - last;
+			last = t;
+		}
+		return printf("%lld", missed) < 0;
+	}
 	while (now() < end) {
 		struct timespec t = { .tv_nsec = period };
 		long long until = now() + period / 100;
 
-		if (!strcmp(argv[5], "spin"))
-			continue;
 		nanosleep(&t, 0);
 		while (now() < until)
 			;
@@ -211,6 +205,7 @@ func load(t testing.TB, comm string, cpu, nice int, what string) *exec.Cmd {
 	t.Helper()
 	const aborted = "600" // seconds after which it ends although no test ended it
 	cmd := exec.Command(loadsProgram(t), comm, strconv.Itoa(cpu), strconv.Itoa(nice), aborted, what)
+	cmd.Stdout = new(strings.Builder)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -219,6 +214,22 @@ func load(t testing.TB, comm string, cpu, nice int, what string) *exec.Cmd {
 		cmd.Wait()
 	})
 	return cmd
+}
+
+// missed ends a load that computes, and is for how many ns it missed the CPU by its own clock.
+func missed(t testing.TB, load *exec.Cmd) uint64 {
+	t.Helper()
+	if err := load.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := load.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	ns, err := strconv.ParseUint(fmt.Sprint(load.Stdout), 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ns
 }
 
 // background runs a program, and those that it starts, until the test ends.

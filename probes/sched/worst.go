@@ -1,45 +1,53 @@
 package sched
 
 import (
-	"bytes"
-	"encoding/binary"
-	"errors"
 	"fmt"
-	"os"
+	"maps"
 	"slices"
-	"time"
-
-	"github.com/cilium/ebpf/ringbuf"
 
 	"culprit/probes/hook"
 	"culprit/probes/snapshot"
 )
 
+// Waits are those of at least Options.TalkersFrom of the threads that it is about, since the last call, in the order of their ends.
+// There may be others among them. They are kept until they are asked for.
+func (p *Probe) Waits() ([]snapshot.SchedWait, error) {
+	if err := p.learnGroups(); err != nil {
+		return nil, err
+	}
+	if err := p.readWorst(); err != nil {
+		return nil, err
+	}
+	waits := p.waits
+	p.waits = nil
+	return waits, nil
+}
+
+// WaitsMissed is how many switches the probe has missed so far: each may have been a wait's end.
+func (p *Probe) WaitsMissed() (uint64, error) {
+	others := slices.DeleteFunc(slices.Collect(maps.Keys(p.objects.Programs)), func(name string) bool { return name == bpfProgThreadSwitch })
+	return p.switchesMissed.Read(p.objects, others...)
+}
+
 // readWorst takes over what the kernel side told of long waits since the last time.
 func (p *Probe) readWorst() error {
-	if p.exemplars == nil {
-		return nil
-	}
 	monotonic, err := hook.MonotonicClock()
 	if err != nil {
 		return err
 	}
-	var record ringbuf.Record
-	p.exemplars.SetDeadline(time.Now()) // takes what is there, and does not wait
-	for {
-		err := p.exemplars.ReadInto(&record)
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			return nil
+	err = p.exemplars.Take(func(e bpfExemplar) {
+		w := p.exemplar(e, monotonic)
+		if p.options.Worst {
+			p.worst.Add(groupWaits, w)
 		}
-		if err != nil {
-			return fmt.Errorf("reading the longest waits: %w", err)
+		if from := p.options.TalkersFrom; from > 0 && w.Wait >= uint64(from) {
+			p.waits = append(p.waits, w)
 		}
-		var e bpfExemplar
-		if err := binary.Read(bytes.NewReader(record.RawSample), binary.LittleEndian, &e); err != nil {
-			return fmt.Errorf("reading a long wait: %w", err)
-		}
-		p.worst.Add(groupWaits, p.exemplar(e, monotonic))
+	})
+	if err != nil {
+		return fmt.Errorf("reading the longest waits: %w", err)
 	}
+	return nil
 }
 
 // groupWaits keeps the longest of each group.

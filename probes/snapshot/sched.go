@@ -10,7 +10,7 @@ import (
 // somebody waited for it.
 const (
 	Interrupts = "[interrupts]"
-	Softirqs   = "[softirqs]"
+	Softirqs   = "[softirqs]"               // among those who caused softirqs: the ones that receive no packets
 	WakeUpPath = "[wake-up path]"           // the CPU was idle, and coming up
 	OwnQuota   = "[own CPU quota]"          // the victim's cgroup had used up its share (cgroup bandwidth)
 	OlderWaits = "[older than history]"     // longer ago than the CPU's run history tells
@@ -49,7 +49,7 @@ type SchedRow struct {
 	OnCPU         uint64 // ran, without what interrupts took
 	IRQStolen     uint64 // taken by interrupts while it was on a CPU
 	SoftirqStolen uint64
-	SoftirqCaused uint64 // by sockets of its own
+	SoftirqCaused uint64 // on any CPU, by packets for its sockets
 
 	Culprits []Culprit // who had the CPU while it waited, most first; their sum is the wait
 	LeftOut  uint64    // waits because of culprits that BecauseOf left out
@@ -62,7 +62,10 @@ type SchedRow struct {
 	// The rest of the threads' wall time.
 	Disk      uint64 // asleep for I/O
 	Blocked   uint64 // uninterruptible otherwise
-	Asleep    uint64
+	Asleep    uint64 // but for what is told apart:
+	Network   uint64 // asleep in a system call about an IP socket, or in poll(2) with one among the first eight
+	Locks     uint64 // asleep in futex(2), which condition variables and idle threads use, too, flock(2), fcntl(2) or semop(2)
+	Events    uint64 // asleep until one of many files is ready: epoll_wait(2), select(2), poll(2), io_uring_enter(2)
 	Uncounted uint64 // preempted in a way that the kernel does not count as waiting
 
 	Migrations uint64 // to another CPU
@@ -100,9 +103,15 @@ func (r SchedRow) WaitBecause(of func(Culprit) bool) (ns uint64) {
 	return ns
 }
 
+// WaitedFor is the interval's part of all waits, completed or not.
+func (r SchedRow) WaitedFor() uint64 { return r.Wait() + r.LeftOut + r.Waiting - r.Before }
+
+// Slept is the time asleep, whatever for.
+func (r SchedRow) Slept() uint64 { return r.Asleep + r.Network + r.Locks + r.Events }
+
 // Wall is the threads' time altogether.
 func (r SchedRow) Wall() uint64 {
-	return r.OnCPU + r.IRQStolen + r.SoftirqStolen + r.Wait() + r.LeftOut + r.Waiting - r.Before + r.Disk + r.Blocked + r.Asleep + r.Uncounted
+	return r.OnCPU + r.IRQStolen + r.SoftirqStolen + r.WaitedFor() + r.Disk + r.Blocked + r.Slept() + r.Uncounted
 }
 
 // merge leaves the culprits to Group, which adds up those of all rows at once.
@@ -122,6 +131,9 @@ func (r SchedRow) merge(o SchedRow) SchedRow {
 	r.Disk += o.Disk
 	r.Blocked += o.Blocked
 	r.Asleep += o.Asleep
+	r.Network += o.Network
+	r.Locks += o.Locks
+	r.Events += o.Events
 	r.Uncounted += o.Uncounted
 	r.Migrations += o.Migrations
 	r.NUMAPages += o.NUMAPages
@@ -204,6 +216,10 @@ func (s Sched) Culprits() []Culprit {
 }
 
 func groupCulprits(in []Culprit, by By) []Culprit {
+	in = slices.Clone(in)
+	for i := range in {
+		in[i].Followed = false // who made a command wait is one, whether it belongs to the command or not
+	}
 	out := group(in, func(c Culprit) any { return c.key(by) }, func(a, b Culprit) Culprit {
 		a.Process = a.Process.merge(b.Process)
 		a.NS += b.NS

@@ -30,6 +30,7 @@ type Process struct {
 	Container string    // container or pod name or id, or ""
 	User      string    // user name, else the decimal uid
 	App       string    // application name, never ""
+	Followed  bool      // belongs to a command that is followed (owner.Table.Follow); never merged with what doesn't
 }
 
 // By names the field that rows are grouped by.
@@ -56,9 +57,10 @@ var Bys = []By{ByApp, ByPID, ByComm, ByExe, ByCgroup, ByUnit, ByContainer, ByUse
 // groupKey is comparable and equal for two processes exactly when they belong
 // to one group.
 type groupKey struct {
-	name    string
-	pid     int
-	started time.Time
+	name     string
+	pid      int
+	started  time.Time
+	followed bool
 }
 
 func (p Process) key(by By) groupKey {
@@ -69,9 +71,9 @@ func (p Process) key(by By) groupKey {
 		return groupKey{name: p.App}
 	}
 	if by == byIdentity {
-		return groupKey{name: strings.Join([]string{p.App, p.Comm, p.Exe, p.Cgroup, p.Unit, p.Container, p.User}, "\x00")}
+		return groupKey{name: strings.Join([]string{p.App, p.Comm, p.Exe, p.Cgroup, p.Unit, p.Container, p.User}, "\x00"), followed: p.Followed}
 	}
-	return groupKey{name: p.Name(by)}
+	return groupKey{name: p.Name(by), followed: p.Followed}
 }
 
 // Name is the value of the field that by names. What belongs to no process (a

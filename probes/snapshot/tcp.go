@@ -51,8 +51,12 @@ type TCP struct {
 
 // TCPCounter compares one of our sums with the kernel's counter, over all network namespaces that were seen.
 type TCPCounter struct {
-	Name         string // in /proc/net/snmp: ActiveOpens, PassiveOpens, AttemptFails, RetransSegs
-	Ours, Kernel uint64 // ours of AttemptFails are with those that were reset before there was a socket: EmbryonicRsts of /proc/net/netstat
+	// In /proc/net/snmp: ActiveOpens, PassiveOpens, AttemptFails, RetransSegs; where the kernel tells of UDP, UdpOutDatagrams,
+	// UdpInDatagrams and UdpRcvbufErrors, which are with those of IPv6 (/proc/net/snmp6).
+	Name string
+	// Ours of AttemptFails are with those that were reset before there was a socket: EmbryonicRsts of /proc/net/netstat. Ours of
+	// UdpOutDatagrams are without those that the kernel dropped on their way out, and had told their sender that it sent: SndbufErrors.
+	Ours, Kernel uint64
 	Skew         uint64 // how far the kernel's moved while ours was read at both ends of the interval: the residual can be off by that much
 }
 
@@ -78,16 +82,36 @@ func (t TCPTraffic) Add(o TCPTraffic) TCPTraffic {
 // Bytes is the payload both ways.
 func (t TCPTraffic) Bytes() uint64 { return t.Sent + t.Received }
 
-// TCPRow is what the connections of one process (or group) did.
+// UDPTraffic is what went over UDP sockets. It is the traffic of the process that makes the system calls, and a drop's that of
+// the process that made the last one on the socket.
+type UDPTraffic struct {
+	Sent, Received uint64 // bytes of payload, as send() and recv() returned them
+	// Datagrams, as the kernel counts them: several at once (UDP_SEGMENT, UDP_GRO) are one.
+	DatagramsOut, DatagramsIn uint64
+	Drops                     uint64 // datagrams that came in and found no place in the receive buffer, or no memory
+}
+
+// Add is the sum.
+func (t UDPTraffic) Add(o UDPTraffic) UDPTraffic {
+	return UDPTraffic{
+		t.Sent + o.Sent, t.Received + o.Received, t.DatagramsOut + o.DatagramsOut, t.DatagramsIn + o.DatagramsIn, t.Drops + o.Drops,
+	}
+}
+
+// Bytes is the payload both ways.
+func (t UDPTraffic) Bytes() uint64 { return t.Sent + t.Received }
+
+// TCPRow is what the connections of one process (or group) did, and what it did over UDP.
 type TCPRow struct {
 	Process
 	TCPTraffic
-	Opened, Accepted uint64 // connections that were established
-	Refused          uint64 // attempts that the other end refused,
-	TimedOut         uint64 // that nobody answered,
-	Aborted          uint64 // or that ended otherwise
-	Closed           uint64 // connections that ended, having been established
-	Open             uint64 // at the interval's end
+	UDP              UDPTraffic // 0 where connections are chosen (--port, --remote), or the kernel does not tell of UDP
+	Opened, Accepted uint64     // connections that were established
+	Refused          uint64     // attempts that the other end refused,
+	TimedOut         uint64     // that nobody answered,
+	Aborted          uint64     // or that ended otherwise
+	Closed           uint64     // connections that ended, having been established
+	Open             uint64     // at the interval's end
 
 	Connect   Histogram // from SYN to the connection
 	FirstByte Histogram // from the connection to the first payload received
@@ -164,13 +188,15 @@ type TCPStall struct {
 	Namespace     uint64
 	Local, Remote netip.AddrPort
 	Waiting       uint64     // bytes that were to be sent, or to be read
-	Ran           []SchedRan // for ReaderNotScheduled: who had the CPU, most first
+	TID           int        // for ReaderNotScheduled: the reader
+	Ran           []SchedRan // who had the CPU that it waited for, most first, as far as that is known
 }
 
 // merge leaves the remote ends to Group, which adds up those of all rows at once.
 func (r TCPRow) merge(o TCPRow) TCPRow {
 	r.Process = r.Process.merge(o.Process)
 	r.TCPTraffic = r.TCPTraffic.Add(o.TCPTraffic)
+	r.UDP = r.UDP.Add(o.UDP)
 	r.Opened += o.Opened
 	r.Accepted += o.Accepted
 	r.Refused += o.Refused
@@ -242,7 +268,7 @@ func (s TCP) Group(by By) TCP {
 }
 
 // TCPSorts are the columns that rows can be sorted by, all largest first but name.
-var TCPSorts = []string{"bytes", "sent", "received", "stalled", "retransmits", "connections", "rtt", "name"}
+var TCPSorts = []string{"bytes", "sent", "received", "stalled", "retransmits", "connections", "rtt", "udp", "name"}
 
 // SortBy orders the rows by one of TCPSorts.
 func (s TCP) SortBy(column string) TCP {
@@ -260,6 +286,8 @@ func (s TCP) SortBy(column string) TCP {
 		s.sort(func(r TCPRow) uint64 { return r.Opened + r.Accepted + r.Failed() + r.Open })
 	case "rtt":
 		s.sort(func(r TCPRow) uint64 { return r.RTT.Quantile(0.99) })
+	case "udp":
+		s.sort(func(r TCPRow) uint64 { return r.UDP.Bytes() })
 	case "name":
 		slices.SortStableFunc(s.Rows, func(a, b TCPRow) int { return a.compare(b.Process, s.By) })
 	default:
@@ -270,6 +298,6 @@ func (s TCP) SortBy(column string) TCP {
 
 func (s *TCP) sort(size func(TCPRow) uint64) {
 	slices.SortStableFunc(s.Rows, func(a, b TCPRow) int {
-		return cmp.Or(cmp.Compare(size(b), size(a)), cmp.Compare(b.Open, a.Open), a.compare(b.Process, s.By))
+		return cmp.Or(cmp.Compare(size(b), size(a)), cmp.Compare(b.Open, a.Open), cmp.Compare(b.UDP.Bytes(), a.UDP.Bytes()), a.compare(b.Process, s.By))
 	})
 }

@@ -133,9 +133,9 @@ func tcpRows() TCP {
 	}
 	return TCP{By: ByPID, Rows: []TCPRow{
 		{Process: at(db, 3), TCPTraffic: traffic(10, 500, 9), Accepted: 1, RTT: rtt(100), Stalls: []TCPStalls{{Cause: RTO, Count: 1, Total: 5, Max: 5}}},
-		{Process: at(web, 1), TCPTraffic: traffic(300, 1, 1), Opened: 2, Open: 7, RTT: rtt(900),
+		{Process: at(web, 1), TCPTraffic: traffic(300, 1, 1), UDP: UDPTraffic{Sent: 1, Received: 20, DatagramsOut: 3, DatagramsIn: 40, Drops: 5}, Opened: 2, Open: 7, RTT: rtt(900),
 			Stalls: []TCPStalls{{Cause: NagleDelayedACK, Count: 2, Total: 80, Max: 44}, {Cause: RTO, Count: 1, Total: 200, Max: 200}}},
-		{Process: at(web, 2), TCPTraffic: traffic(50, 5, 0), Refused: 4, RTT: rtt(7), Stalls: []TCPStalls{{Cause: NagleDelayedACK, Count: 5, Total: 220, Max: 48}}},
+		{Process: at(web, 2), TCPTraffic: traffic(50, 5, 0), UDP: UDPTraffic{Sent: 100, Received: 200, DatagramsOut: 300, DatagramsIn: 400, Drops: 500}, Refused: 4, RTT: rtt(7), Stalls: []TCPStalls{{Cause: NagleDelayedACK, Count: 5, Total: 220, Max: 48}}},
 	}}
 }
 
@@ -146,6 +146,9 @@ func TestTCPGroup(t *testing.T) {
 	}
 	web := s.Rows[1]
 	want := []TCPStalls{{NagleDelayedACK, 7, 300, 48}, {RTO, 1, 200, 200}}
+	if both := (UDPTraffic{101, 220, 303, 440, 505}); web.UDP != both {
+		t.Errorf("%+v, want %+v", web.UDP, both)
+	}
 	if web.PID != 0 || web.Bytes() != 356 || web.Failed() != 4 || web.Stalled() != 500 || !slices.Equal(web.Stalls, want) {
 		t.Errorf("%+v", web)
 	}
@@ -154,7 +157,7 @@ func TestTCPGroup(t *testing.T) {
 func TestTCPSorts(t *testing.T) {
 	for column, want := range map[string][]int{
 		"bytes": {3, 1, 2}, "sent": {1, 2, 3}, "received": {3, 2, 1}, "stalled": {1, 2, 3}, "retransmits": {3, 1, 2},
-		"connections": {1, 2, 3}, "rtt": {1, 3, 2}, "name": {3, 1, 2},
+		"connections": {1, 2, 3}, "rtt": {1, 3, 2}, "udp": {2, 1, 3}, "name": {3, 1, 2},
 	} {
 		var got []int
 		for _, r := range tcpRows().Group(ByPID).SortBy(column).Rows {
@@ -164,7 +167,7 @@ func TestTCPSorts(t *testing.T) {
 			t.Errorf("by %s: %v, want %v", column, got, want)
 		}
 	}
-	if len(TCPSorts) != 8 {
+	if len(TCPSorts) != 9 {
 		t.Errorf("not all of %v are tested", TCPSorts)
 	}
 }

@@ -29,6 +29,7 @@ type bpfConn struct {
 	Error       uint8
 	Netns       uint32
 	SrttUs      uint32
+	NetnsCookie uint64
 	Began       uint64
 	Established uint64
 	FirstByte   uint64
@@ -63,6 +64,7 @@ type bpfConn struct {
 	Rack              uint64
 	Ready             uint64
 	Reader            uint64
+	ReaderMark        uint64
 	ReadDelay         uint64
 	TimerAt           uint64
 	TimerSince        uint64
@@ -77,14 +79,14 @@ type bpfConn struct {
 	Probed            uint64
 	ProbedAt          uint64
 	ProbeDsacks       uint32
-	Spare             uint32
+	ReadyTicks        uint32
 	DelackSince       uint64
 	DelackAt          uint64
 	DelackBefore      [2]uint64
 	Delacks           uint32
 	DelackNxt         uint32
 	StallInterval     uint32
-	_                 [4]byte
+	ProbedLongAgo     uint32
 	Stall             [16]struct {
 		_     structs.HostLayout
 		Ns    uint64
@@ -92,6 +94,13 @@ type bpfConn struct {
 		MaxUs uint32
 	}
 }
+
+type bpfConnError uint32
+
+const (
+	bpfConnErrorCONN_TIMED_OUT bpfConnError = 110
+	bpfConnErrorCONN_REFUSED   bpfConnError = 111
+)
 
 type bpfConnFlags uint32
 
@@ -104,9 +113,36 @@ const (
 	bpfConnFlagsCONN_FAILED      bpfConnFlags = 32
 )
 
+type bpfDatagramAudit struct {
+	_        structs.HostLayout
+	Sent     uint64
+	Received uint64
+	Dropped  uint64
+	Refused  uint64
+	Owner    uint32
+	Pid      uint32
+	Netns    uint32
+	Zero     uint32
+}
+
+type bpfDatagramCounts struct {
+	_             structs.HostLayout
+	SentBytes     uint64
+	ReceivedBytes uint64
+	Sent          uint64
+	Received      uint64
+	Dropped       uint64
+}
+
 type bpfHistChunk struct {
 	_     structs.HostLayout
 	Count [16]uint32
+}
+
+type bpfNetnsFound struct {
+	_     structs.HostLayout
+	Netns uint32
+	Pid   uint32
 }
 
 type bpfOwner uint32
@@ -138,6 +174,7 @@ const (
 	bpfOwnerOWNER_OLDER                           bpfOwner = 23
 	bpfOwnerOWNER_KERNEL                          bpfOwner = 24
 	bpfOwnerOWNER_UNATTRIBUTED_SOCKET             bpfOwner = 25
+	bpfOwnerOWNER_UNATTRIBUTED_PACKET             bpfOwner = 26
 	bpfOwnerOWNER_FIRST                           bpfOwner = 32
 )
 
@@ -172,15 +209,22 @@ type bpfStallEvent struct {
 	At         uint64
 	Ns         uint64
 	Owner      uint32
-	Cause      uint32
+	Reader     uint32
 	Local      [4]uint32
 	Remote     [4]uint32
 	LocalPort  uint16
 	RemotePort uint16
 	Family     uint16
-	Zero       uint16
+	Cause      uint16
 	Netns      uint32
 	Waiting    uint32
+}
+
+type bpfSynackCounts struct {
+	_     structs.HostLayout
+	Again uint64
+	Netns uint32
+	Zero  uint32
 }
 
 type bpfTcpProcess struct {
@@ -205,6 +249,9 @@ const (
 	bpfMapConnTimers           = "conn_timers"
 	bpfMapConns                = "conns"
 	bpfMapConnsReturned        = "conns_returned"
+	bpfMapDatagramAudits       = "datagram_audits"
+	bpfMapDatagramUsers        = "datagram_users"
+	bpfMapDatagrams            = "datagrams"
 	bpfMapGroups               = "groups"
 	bpfMapGroupsMade           = "groups_made"
 	bpfMapHistChunks           = "hist_chunks"
@@ -222,17 +269,28 @@ const (
 	bpfMapSynacks              = "synacks"
 	bpfMapTasks                = "tasks"
 	bpfMapTcpProcesses         = "tcp_processes"
+	bpfMapUnclaimedDrops       = "unclaimed_drops"
 	bpfProgDataRead            = "data_read"
 	bpfProgDataWritten         = "data_written"
+	bpfProgDataWrittenAgain    = "data_written_again"
+	bpfProgDatagramDropped     = "datagram_dropped"
+	bpfProgDatagramRead        = "datagram_read"
+	bpfProgDatagramReadAgain   = "datagram_read_again"
 	bpfProgFindConns           = "find_conns"
+	bpfProgFindDatagramUsers   = "find_datagram_users"
+	bpfProgFindNamespaces      = "find_namespaces"
 	bpfProgListConns           = "list_conns"
 	bpfProgSegmentAgain        = "segment_again"
 	bpfProgSegmentIn           = "segment_in"
 	bpfProgSocketGone          = "socket_gone"
+	bpfProgSocketGoneAgain     = "socket_gone_again"
 	bpfProgStateChanged        = "state_changed"
+	bpfProgStateChangedAgain   = "state_changed_again"
 	bpfProgSynackAgain         = "synack_again"
 	bpfProgTimerExpired        = "timer_expired"
+	bpfVarConnErrorType        = "conn_error_type"
 	bpfVarConnFlagsType        = "conn_flags_type"
+	bpfVarConnPlace            = "conn_place"
 	bpfVarConnPool             = "conn_pool"
 	bpfVarDelackTimer          = "delack_timer"
 	bpfVarHistChunkPool        = "hist_chunk_pool"
@@ -242,6 +300,7 @@ const (
 	bpfVarLeastStall           = "least_stall"
 	bpfVarListNumber           = "list_number"
 	bpfVarLossType             = "loss_type"
+	bpfVarOnlyNetns            = "only_netns"
 	bpfVarOwnerType            = "owner_type"
 	bpfVarProcessFlagsType     = "process_flags_type"
 	bpfVarRetransmitTellsError = "retransmit_tells_error"
@@ -295,16 +354,24 @@ type bpfSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfProgramSpecs struct {
-	DataRead     *ebpf.ProgramSpec `ebpf:"data_read"`
-	DataWritten  *ebpf.ProgramSpec `ebpf:"data_written"`
-	FindConns    *ebpf.ProgramSpec `ebpf:"find_conns"`
-	ListConns    *ebpf.ProgramSpec `ebpf:"list_conns"`
-	SegmentAgain *ebpf.ProgramSpec `ebpf:"segment_again"`
-	SegmentIn    *ebpf.ProgramSpec `ebpf:"segment_in"`
-	SocketGone   *ebpf.ProgramSpec `ebpf:"socket_gone"`
-	StateChanged *ebpf.ProgramSpec `ebpf:"state_changed"`
-	SynackAgain  *ebpf.ProgramSpec `ebpf:"synack_again"`
-	TimerExpired *ebpf.ProgramSpec `ebpf:"timer_expired"`
+	DataRead          *ebpf.ProgramSpec `ebpf:"data_read"`
+	DataWritten       *ebpf.ProgramSpec `ebpf:"data_written"`
+	DataWrittenAgain  *ebpf.ProgramSpec `ebpf:"data_written_again"`
+	DatagramDropped   *ebpf.ProgramSpec `ebpf:"datagram_dropped"`
+	DatagramRead      *ebpf.ProgramSpec `ebpf:"datagram_read"`
+	DatagramReadAgain *ebpf.ProgramSpec `ebpf:"datagram_read_again"`
+	FindConns         *ebpf.ProgramSpec `ebpf:"find_conns"`
+	FindDatagramUsers *ebpf.ProgramSpec `ebpf:"find_datagram_users"`
+	FindNamespaces    *ebpf.ProgramSpec `ebpf:"find_namespaces"`
+	ListConns         *ebpf.ProgramSpec `ebpf:"list_conns"`
+	SegmentAgain      *ebpf.ProgramSpec `ebpf:"segment_again"`
+	SegmentIn         *ebpf.ProgramSpec `ebpf:"segment_in"`
+	SocketGone        *ebpf.ProgramSpec `ebpf:"socket_gone"`
+	SocketGoneAgain   *ebpf.ProgramSpec `ebpf:"socket_gone_again"`
+	StateChanged      *ebpf.ProgramSpec `ebpf:"state_changed"`
+	StateChangedAgain *ebpf.ProgramSpec `ebpf:"state_changed_again"`
+	SynackAgain       *ebpf.ProgramSpec `ebpf:"synack_again"`
+	TimerExpired      *ebpf.ProgramSpec `ebpf:"timer_expired"`
 }
 
 // bpfMapSpecs contains maps before they are loaded into the kernel.
@@ -315,6 +382,9 @@ type bpfMapSpecs struct {
 	ConnTimers         *ebpf.MapSpec `ebpf:"conn_timers"`
 	Conns              *ebpf.MapSpec `ebpf:"conns"`
 	ConnsReturned      *ebpf.MapSpec `ebpf:"conns_returned"`
+	DatagramAudits     *ebpf.MapSpec `ebpf:"datagram_audits"`
+	DatagramUsers      *ebpf.MapSpec `ebpf:"datagram_users"`
+	Datagrams          *ebpf.MapSpec `ebpf:"datagrams"`
 	Groups             *ebpf.MapSpec `ebpf:"groups"`
 	GroupsMade         *ebpf.MapSpec `ebpf:"groups_made"`
 	HistChunks         *ebpf.MapSpec `ebpf:"hist_chunks"`
@@ -332,13 +402,16 @@ type bpfMapSpecs struct {
 	Synacks            *ebpf.MapSpec `ebpf:"synacks"`
 	Tasks              *ebpf.MapSpec `ebpf:"tasks"`
 	TcpProcesses       *ebpf.MapSpec `ebpf:"tcp_processes"`
+	UnclaimedDrops     *ebpf.MapSpec `ebpf:"unclaimed_drops"`
 }
 
 // bpfVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
+	ConnErrorType        *ebpf.VariableSpec `ebpf:"conn_error_type"`
 	ConnFlagsType        *ebpf.VariableSpec `ebpf:"conn_flags_type"`
+	ConnPlace            *ebpf.VariableSpec `ebpf:"conn_place"`
 	ConnPool             *ebpf.VariableSpec `ebpf:"conn_pool"`
 	DelackTimer          *ebpf.VariableSpec `ebpf:"delack_timer"`
 	HistChunkPool        *ebpf.VariableSpec `ebpf:"hist_chunk_pool"`
@@ -348,6 +421,7 @@ type bpfVariableSpecs struct {
 	LeastStall           *ebpf.VariableSpec `ebpf:"least_stall"`
 	ListNumber           *ebpf.VariableSpec `ebpf:"list_number"`
 	LossType             *ebpf.VariableSpec `ebpf:"loss_type"`
+	OnlyNetns            *ebpf.VariableSpec `ebpf:"only_netns"`
 	OwnerType            *ebpf.VariableSpec `ebpf:"owner_type"`
 	ProcessFlagsType     *ebpf.VariableSpec `ebpf:"process_flags_type"`
 	RetransmitTellsError *ebpf.VariableSpec `ebpf:"retransmit_tells_error"`
@@ -383,6 +457,9 @@ type bpfMaps struct {
 	ConnTimers         *ebpf.Map `ebpf:"conn_timers"`
 	Conns              *ebpf.Map `ebpf:"conns"`
 	ConnsReturned      *ebpf.Map `ebpf:"conns_returned"`
+	DatagramAudits     *ebpf.Map `ebpf:"datagram_audits"`
+	DatagramUsers      *ebpf.Map `ebpf:"datagram_users"`
+	Datagrams          *ebpf.Map `ebpf:"datagrams"`
 	Groups             *ebpf.Map `ebpf:"groups"`
 	GroupsMade         *ebpf.Map `ebpf:"groups_made"`
 	HistChunks         *ebpf.Map `ebpf:"hist_chunks"`
@@ -400,6 +477,7 @@ type bpfMaps struct {
 	Synacks            *ebpf.Map `ebpf:"synacks"`
 	Tasks              *ebpf.Map `ebpf:"tasks"`
 	TcpProcesses       *ebpf.Map `ebpf:"tcp_processes"`
+	UnclaimedDrops     *ebpf.Map `ebpf:"unclaimed_drops"`
 }
 
 func (m *bpfMaps) Close() error {
@@ -408,6 +486,9 @@ func (m *bpfMaps) Close() error {
 		m.ConnTimers,
 		m.Conns,
 		m.ConnsReturned,
+		m.DatagramAudits,
+		m.DatagramUsers,
+		m.Datagrams,
 		m.Groups,
 		m.GroupsMade,
 		m.HistChunks,
@@ -425,6 +506,7 @@ func (m *bpfMaps) Close() error {
 		m.Synacks,
 		m.Tasks,
 		m.TcpProcesses,
+		m.UnclaimedDrops,
 	)
 }
 
@@ -432,7 +514,9 @@ func (m *bpfMaps) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
+	ConnErrorType        *ebpf.Variable `ebpf:"conn_error_type"`
 	ConnFlagsType        *ebpf.Variable `ebpf:"conn_flags_type"`
+	ConnPlace            *ebpf.Variable `ebpf:"conn_place"`
 	ConnPool             *ebpf.Variable `ebpf:"conn_pool"`
 	DelackTimer          *ebpf.Variable `ebpf:"delack_timer"`
 	HistChunkPool        *ebpf.Variable `ebpf:"hist_chunk_pool"`
@@ -442,6 +526,7 @@ type bpfVariables struct {
 	LeastStall           *ebpf.Variable `ebpf:"least_stall"`
 	ListNumber           *ebpf.Variable `ebpf:"list_number"`
 	LossType             *ebpf.Variable `ebpf:"loss_type"`
+	OnlyNetns            *ebpf.Variable `ebpf:"only_netns"`
 	OwnerType            *ebpf.Variable `ebpf:"owner_type"`
 	ProcessFlagsType     *ebpf.Variable `ebpf:"process_flags_type"`
 	RetransmitTellsError *ebpf.Variable `ebpf:"retransmit_tells_error"`
@@ -457,28 +542,44 @@ type bpfVariables struct {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfPrograms struct {
-	DataRead     *ebpf.Program `ebpf:"data_read"`
-	DataWritten  *ebpf.Program `ebpf:"data_written"`
-	FindConns    *ebpf.Program `ebpf:"find_conns"`
-	ListConns    *ebpf.Program `ebpf:"list_conns"`
-	SegmentAgain *ebpf.Program `ebpf:"segment_again"`
-	SegmentIn    *ebpf.Program `ebpf:"segment_in"`
-	SocketGone   *ebpf.Program `ebpf:"socket_gone"`
-	StateChanged *ebpf.Program `ebpf:"state_changed"`
-	SynackAgain  *ebpf.Program `ebpf:"synack_again"`
-	TimerExpired *ebpf.Program `ebpf:"timer_expired"`
+	DataRead          *ebpf.Program `ebpf:"data_read"`
+	DataWritten       *ebpf.Program `ebpf:"data_written"`
+	DataWrittenAgain  *ebpf.Program `ebpf:"data_written_again"`
+	DatagramDropped   *ebpf.Program `ebpf:"datagram_dropped"`
+	DatagramRead      *ebpf.Program `ebpf:"datagram_read"`
+	DatagramReadAgain *ebpf.Program `ebpf:"datagram_read_again"`
+	FindConns         *ebpf.Program `ebpf:"find_conns"`
+	FindDatagramUsers *ebpf.Program `ebpf:"find_datagram_users"`
+	FindNamespaces    *ebpf.Program `ebpf:"find_namespaces"`
+	ListConns         *ebpf.Program `ebpf:"list_conns"`
+	SegmentAgain      *ebpf.Program `ebpf:"segment_again"`
+	SegmentIn         *ebpf.Program `ebpf:"segment_in"`
+	SocketGone        *ebpf.Program `ebpf:"socket_gone"`
+	SocketGoneAgain   *ebpf.Program `ebpf:"socket_gone_again"`
+	StateChanged      *ebpf.Program `ebpf:"state_changed"`
+	StateChangedAgain *ebpf.Program `ebpf:"state_changed_again"`
+	SynackAgain       *ebpf.Program `ebpf:"synack_again"`
+	TimerExpired      *ebpf.Program `ebpf:"timer_expired"`
 }
 
 func (p *bpfPrograms) Close() error {
 	return _BpfClose(
 		p.DataRead,
 		p.DataWritten,
+		p.DataWrittenAgain,
+		p.DatagramDropped,
+		p.DatagramRead,
+		p.DatagramReadAgain,
 		p.FindConns,
+		p.FindDatagramUsers,
+		p.FindNamespaces,
 		p.ListConns,
 		p.SegmentAgain,
 		p.SegmentIn,
 		p.SocketGone,
+		p.SocketGoneAgain,
 		p.StateChanged,
+		p.StateChangedAgain,
 		p.SynackAgain,
 		p.TimerExpired,
 	)

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"culprit/probes/internal/livetest"
 	"culprit/probes/internal/testnet"
 	"culprit/probes/snapshot"
 	"culprit/probes/tcp"
@@ -43,10 +44,20 @@ type cause struct {
 	beside         testnet.Load // on the server's CPU
 }
 
-func (c cause) run(t *testing.T, provoked bool) {
+// runAll runs them one after the other with one probe.
+func runAll(t *testing.T, causes []cause, provoked bool) {
+	probe := newWatch(t, tcp.Options{Worst: true})
+	for _, c := range causes {
+		t.Run(string(c.cause), func(t *testing.T) {
+			livetest.Steadily(t, func(t testing.TB) { c.run(t, probe, provoked) })
+		})
+	}
+}
+
+func (c cause) run(t testing.TB, probe *watch, provoked bool) {
 	n := c.network(t)
 	inhabit(n)
-	w := newWatch(t, tcp.Options{Worst: true})
+	w := probe.anew(t)
 	client := testnet.End{Address: at(n.Server, 7002), Socket: testnet.Socket{Congestion: "cubic"}}
 	server := client
 	server.Listen = true
@@ -55,15 +66,16 @@ func (c cause) run(t *testing.T, provoked bool) {
 	}
 	serves := n.Server.Run("server", c.server(server))
 	asks := n.Client.Run("client", c.client(client))
+	ends := map[string]*testnet.Process{"client": asks, "server": serves}
 	counts := w.while(asks, serves)
-	s := ours(w.read())
+	s := w.read()
 	for i, comm := range []string{"client", "server"} {
-		r := row(t, s, comm)
+		r := rowOf(t, s, ends[comm])
 		log(t, r)
 		for _, found := range r.Stalls {
 			// Processes of a busy or emulated machine do wait for a CPU, and are late to begin.
 			late := found.Cause == snapshot.ReaderNotScheduled || found.Cause == snapshot.ReaderNotReading
-			if testing.Short() && found.Count <= 2 && found.Cause != c.cause {
+			if testing.Short() && found.Count <= 2 && found.Cause != c.cause && slices.Contains(lateReader, found.Cause) {
 				continue
 			}
 			if late && (testing.Short() || found.Count <= 2 || waitedForCPU(found, counts[i])) && (found.Cause != c.cause || comm != c.of) {
@@ -71,6 +83,11 @@ func (c cause) run(t *testing.T, provoked bool) {
 			}
 			if (!provoked || found.Cause != c.cause || comm != c.of) && !slices.Contains(c.also, found.Cause) {
 				t.Errorf("%s: %d of %s", comm, found.Count, found.Cause)
+				for _, l := range s.Worst {
+					if l.PID == ends[comm].PID && l.Cause == found.Cause {
+						t.Logf("%v until %v", time.Duration(l.Duration), l.At.Sub(s.Start))
+					}
+				}
 			}
 		}
 	}
@@ -80,19 +97,27 @@ func (c cause) run(t *testing.T, provoked bool) {
 	if !provoked {
 		return
 	}
-	c.most = max(c.least, c.most)
+	least, most, each := c.least, max(c.least, c.most), c.each
 	if testing.Short() { // where all takes longer than it should, what is due to a timer is not as clear
-		c.least, c.most, c.each = (c.least+1)/2, 2*c.most, [2]time.Duration{c.each[0] / 4, 2 * c.each[1]}
+		least, most, each = (least+1)/2, 2*most, [2]time.Duration{each[0] / 4, 2 * each[1]}
 	}
-	if found := stalls(row(t, s, c.of), c.cause); found.Count < c.least || found.Count > c.most {
-		t.Errorf("%d are found, of %d to %d", found.Count, c.least, c.most)
+	if found := stalls(rowOf(t, s, ends[c.of]), c.cause); found.Count < least || found.Count > most {
+		t.Errorf("%d are found, of %d to %d", found.Count, least, most)
 	}
+	late := 0
 	for _, l := range s.Worst {
+		if l.PID != ends[c.of].PID {
+			continue
+		}
 		if c.cause == snapshot.Pacing {
 			t.Logf("%s %v until %v", l.Cause, time.Duration(l.Duration), l.At.Sub(s.Start))
 		}
-		if l.Cause == c.cause && (time.Duration(l.Duration) < c.each[0] || time.Duration(l.Duration) > c.each[1]) {
-			t.Errorf("one took %v, not %v to %v", time.Duration(l.Duration), c.each[0], c.each[1])
+		switch took := time.Duration(l.Duration); {
+		case l.Cause != c.cause || took >= each[0] && took <= each[1]:
+		case testing.Short() && took < each[0] && late < 2: // such a machine may be late where nobody means to be
+			late++
+		default:
+			t.Errorf("one took %v, not %v to %v", took, each[0], each[1])
 		}
 	}
 }
@@ -152,7 +177,8 @@ var provoked = []cause{
 		cause: snapshot.FastRetransmit, of: "client", least: 1, most: 3, each: [2]time.Duration{18 * ms, 30 * ms},
 		also:    []snapshot.Cause{snapshot.CwndLimited},
 		network: func(t testing.TB) *testnet.Network { return slow(t, testnet.DropOnce(testnet.FromClient, 100)) },
-		client:  send(1<<20, nil), server: receive(func(r *testnet.Receive) { r.Socket.RcvBuf = 4 << 20 }),
+		client:  send(1<<20, func(s *testnet.Send) { s.Socket.NoDelay = true }), // its writes are not of whole segments
+		server:  receive(func(r *testnet.Receive) { r.Socket.RcvBuf = 4 << 20 }),
 	},
 	{
 		cause: snapshot.ZeroWindow, of: "client", least: 1, each: [2]time.Duration{400 * ms, 600 * ms},
@@ -227,11 +253,31 @@ var provoked = []cause{
 	},
 }
 
+// What is lost at a connection's end is told of for as long as it lasts, which is not until the other end is closed, too.
+func TestLossAtTheEnd(t *testing.T) {
+	runAll(t, []cause{{
+		cause: snapshot.TailLossProbe, of: "client", least: 1, each: [2]time.Duration{200 * ms, 400 * ms},
+		also: []snapshot.Cause{snapshot.ReaderNotReading},
+		network: func(t testing.TB) *testnet.Network {
+			return slow(t, testnet.DropNext(1, func(s testnet.Segment) bool {
+				return s.From == testnet.FromClient && s.Flags&testnet.FIN != 0
+			}))
+		},
+		client: send(2*1448, nil), server: receive(func(r *testnet.Receive) { r.Pause = 500 * ms }),
+	}, {
+		// The client sends its end while the server waits for an acknowledgement, long before something is lost.
+		cause: snapshot.FastRetransmit, of: "server", least: 1, each: [2]time.Duration{15 * ms, 100 * ms},
+		network: func(t testing.TB) *testnet.Network { return slow(t, testnet.DropOnce(testnet.FromServer, 60)) },
+		client:  func(e testnet.End) testnet.Load { return testnet.Talk{End: e, Writes: 1, Size: 20, Every: 105 * ms} },
+		server: func(e testnet.End) testnet.Load {
+			return testnet.Talk{End: e, Writes: 5, Size: 14 * 1448, Every: 100 * ms}
+		},
+	}}, true)
+}
+
 func testnet2(t testing.TB) *testnet.Network { return testnet.NewVeth(t) }
 
 // A cause is provoked, and nothing else is found.
 func TestCauses(t *testing.T) {
-	for _, c := range provoked {
-		t.Run(string(c.cause), func(t *testing.T) { c.run(t, true) })
-	}
+	runAll(t, provoked, true)
 }

@@ -12,7 +12,8 @@ import (
 // without is what is lost where the kernel lacks a tracepoint, by its name; without any
 // other the probe cannot work.
 var without = map[string]string{
-	"sock_send_length": "a connection that a process only writes to stays whose it was",
+	"sock_send_length": "UDP is not counted, and a connection that a process only writes to stays whose it was",
+	"sock_recv_length": "UDP is not counted",
 }
 
 // Spec is the tcp probe's object for the kernel with these types: without the programs that it cannot have.
@@ -22,7 +23,16 @@ func Spec(kernel *btf.Spec) (*ebpf.CollectionSpec, error) {
 		return nil, fmt.Errorf("reading the tcp probe's object: %w", err)
 	}
 	hook.Reduce(spec, without, kernel)
+	if !tellsDatagrams(spec) {
+		delete(spec.Programs, bpfProgDatagramDropped)
+		delete(spec.Programs, bpfProgFindDatagramUsers)
+	}
 	return spec, nil
+}
+
+// tellsDatagrams is whether a kernel that an object was reduced for tells of UDP.
+func tellsDatagrams(spec *ebpf.CollectionSpec) bool {
+	return spec.Programs[bpfProgDataWritten] != nil && spec.Programs[bpfProgDatagramRead] != nil
 }
 
 // Check tells which tracepoints the probe uses and whether the kernel with these types

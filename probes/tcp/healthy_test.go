@@ -1,6 +1,7 @@
 package tcp_test
 
 import (
+	"fmt"
 	"net/netip"
 	"os"
 	"slices"
@@ -36,9 +37,14 @@ func much(n int) int {
 }
 
 func (h healthy) run(t *testing.T) {
+	probe := newWatch(t, tcp.Options{Worst: true})
+	livetest.Steadily(t, func(t testing.TB) { h.try(t, probe) })
+}
+
+func (h healthy) try(t testing.TB, probe *watch) {
 	n := h.network(t)
 	inhabit(n)
-	w := newWatch(t, tcp.Options{Worst: true})
+	w := probe.anew(t)
 	client := testnet.End{Address: at(n.Server, 7003), Socket: h.socket}
 	to := n.Server
 	if h.loopback {
@@ -56,9 +62,7 @@ func (h healthy) run(t *testing.T) {
 	pids := map[int]bool{}
 	for i, process := range []*testnet.Process{asks, serves} {
 		pids[process.PID] = true
-		snmp := []*testnet.Namespace{n.Client, to}[i].SNMP()
-		t.Logf("%d loss probes, of which %d recovered something; %d segments sent again for nothing",
-			snmp["TcpExt.TCPLossProbes"], snmp["TcpExt.TCPLossProbeRecovery"], snmp["TcpExt.TCPDSACKRecv"])
+		logProbes(t, []*testnet.Namespace{n.Client, to}[i])
 		r := rowOf(t, s, process)
 		log(t, r)
 		t.Logf("    waited %v for a CPU", counts[i].RunDelay)
@@ -80,6 +84,14 @@ func (h healthy) run(t *testing.T) {
 	}
 }
 
+// logProbes tells what the kernel counts that stalls are held against.
+func logProbes(t testing.TB, n *testnet.Namespace) {
+	t.Helper()
+	snmp := n.SNMP()
+	t.Logf("%d loss probes, of which %d recovered something; %d segments sent again for nothing",
+		snmp["TcpExt.TCPLossProbes"], snmp["TcpExt.TCPLossProbeRecovery"], snmp["TcpExt.TCPDSACKRecv"])
+}
+
 // waitedForCPU is whether stalls can be what they are called: on a busy machine, readers do wait for a CPU. What is told of is
 // waiting for more than half of the time.
 func waitedForCPU(s snapshot.TCPStalls, c testnet.Counts) bool {
@@ -89,13 +101,7 @@ func waitedForCPU(s snapshot.TCPStalls, c testnet.Counts) bool {
 // rowOf is that of one process.
 func rowOf(t testing.TB, s snapshot.TCP, p *testnet.Process) snapshot.TCPRow {
 	t.Helper()
-	for _, r := range s.Group(snapshot.ByPID).Rows {
-		if r.PID == p.PID {
-			return r
-		}
-	}
-	t.Fatalf("no row of process %d", p.PID)
-	return snapshot.TCPRow{}
+	return livetest.Row(t, s.Group(snapshot.ByPID).Rows, fmt.Sprint("process ", p.PID), func(r snapshot.TCPRow) bool { return r.PID == p.PID })
 }
 
 func exchange(count func() int, x testnet.Exchange) func(testnet.End) testnet.Load {
@@ -268,9 +274,7 @@ var remedied = []cause{
 
 // With its remedy, a cause is not found, nor another.
 func TestRemedies(t *testing.T) {
-	for _, c := range remedied {
-		t.Run(string(c.cause), func(t *testing.T) { c.run(t, false) })
-	}
+	runAll(t, remedied, false)
 }
 
 // every24th is how long a film shows a picture: one of those periods that are not far from that of acknowledgements.
@@ -303,6 +307,62 @@ var misleading = []healthy{
 		},
 		server: replying(testnet.Answer{Requests: []int{100}, Reply: 100, Sleep: 230 * ms}),
 		beside: testnet.Spin{End: testnet.End{CPUs: []int{1}}, For: time.Hour},
+	},
+	{
+		// The last segments, the connection's end among them, are as late acknowledged, and the connection goes on for long.
+		name: "a reader that is late, at the end", network: testnet2, also: []snapshot.Cause{snapshot.ReaderNotReading},
+		client: send(40_000, func(s *testnet.Send) { s.Chunk, s.Socket.NoDelay = 1000, true }),
+		server: receive(func(r *testnet.Receive) { r.Wait, r.Pause = 100*ms, 200*ms }),
+	},
+	{
+		// What says that a loss probe was needless comes more than a round trip after the acknowledgement that was late.
+		name: "acknowledgements that are late",
+		network: func(t testing.TB) *testnet.Network {
+			var before testnet.Segment
+			writes := 0
+			return slow(t, func(s testnet.Segment) testnet.Verdict {
+				if s.From != testnet.FromServer || !s.Bare() {
+					return testnet.Pass
+				}
+				again := s.Ack == before.Ack
+				if s.Time.Sub(before.Time) > 150*ms {
+					writes++
+				}
+				before = s
+				switch {
+				case again:
+					return testnet.Delay(120 * ms)
+				case writes%3 == 0:
+					return testnet.Delay(80 * ms)
+				}
+				return testnet.Pass
+			})
+		},
+		client: send(12*2*1448, func(s *testnet.Send) { s.Chunk, s.Pause, s.Socket.NoDelay = 2*1448, 300*ms, true }),
+		server: receive(nil),
+	},
+	{
+		// What acknowledges the connection's end crosses the loss probe; what says that the probe was needless comes after it.
+		name: "acknowledgements that are late, at the end", also: []snapshot.Cause{snapshot.ReaderNotReading},
+		network: func(t testing.TB) *testnet.Network {
+			return slow(t, func(s testnet.Segment) testnet.Verdict {
+				if s.From == testnet.FromServer && s.Bare() {
+					return testnet.Delay(80 * ms)
+				}
+				return testnet.Pass
+			})
+		},
+		client: send(2*1448, nil),
+		server: receive(func(r *testnet.Receive) { r.Pause = 500 * ms }),
+	},
+	{
+		// It loses something after the client has sent its end, and ends much later.
+		name: "a half-closed connection",
+		network: func(t testing.TB) *testnet.Network {
+			return slow(t, testnet.DropOnce(testnet.FromServer, 4))
+		},
+		client: func(e testnet.End) testnet.Load { return testnet.Talk{End: e, Writes: 1, Size: 20, Every: ms} },
+		server: func(e testnet.End) testnet.Load { return testnet.Talk{End: e, Writes: 10, Size: 600, Every: 100 * ms} },
 	},
 	{
 		// It takes all CPUs. A thread of Go's that reads is mostly another than that which waited for a CPU, or has

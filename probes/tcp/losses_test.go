@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"culprit/probes/internal/livetest"
 	"culprit/probes/internal/testnet"
 	"culprit/probes/owner"
 	"culprit/probes/snapshot"
@@ -17,7 +18,7 @@ import (
 // others is how many connections there are on the machine, which take places in a table.
 func others(t *testing.T) uint32 {
 	t.Helper()
-	w := newWatch(t, tcp.Options{Connections: true})
+	w := newYoungWatch(t, tcp.Options{Connections: true})
 	return uint32(len(w.read().Connections))
 }
 
@@ -177,4 +178,18 @@ func TestMissedHandover(t *testing.T) {
 		t.Errorf("the taker has %d bytes", got)
 	}
 	balance(t, s)
+}
+
+// A reader that leaves something for the next read, and is not late, has missed nothing.
+func TestPartialReads(t *testing.T) {
+	n := testnet.NewVeth(t)
+	inhabit(n)
+	w := newWatch(t, tcp.Options{StallMin: 4 * ms})
+	end := testnet.End{Address: at(n.Server, 7105)}
+	reads := n.Server.Run("reader", testnet.Receive{End: listening(end), Chunk: 1000})
+	writes := n.Client.Run("writer", testnet.Send{End: end, Bytes: int64(livetest.Less(64 << 20))})
+	w.while(reads, writes)
+	if unseen := lost(w.read(), "unseen_segments"); unseen > 0 {
+		t.Errorf("%d segments are said to be unseen", unseen)
+	}
 }

@@ -2,10 +2,12 @@ package tcp_test
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -48,7 +50,7 @@ func attributed(t *testing.T, s snapshot.TCP) {
 	t.Helper()
 	for _, r := range s.Rows {
 		if strings.HasPrefix(r.Name(snapshot.ByApp), "[unattributed") {
-			t.Errorf("%s: %d bytes, opened %d, accepted %d, open %d", r.Name(snapshot.ByApp), r.Bytes(), r.Opened, r.Accepted, r.Open)
+			t.Errorf("%s: %d bytes, opened %d, accepted %d, open %d; %+v", r.Name(snapshot.ByApp), r.Bytes(), r.Opened, r.Accepted, r.Open, r.UDP)
 		}
 	}
 }
@@ -66,13 +68,7 @@ func optionalRow(s snapshot.TCP, comm string) snapshot.TCPRow {
 // self is the row of this process.
 func self(t *testing.T, s snapshot.TCP) snapshot.TCPRow {
 	t.Helper()
-	for _, r := range s.Rows {
-		if r.PID == os.Getpid() {
-			return r
-		}
-	}
-	t.Fatal("no row of this process")
-	return snapshot.TCPRow{}
+	return livetest.Row(t, s.Rows, "this process", func(r snapshot.TCPRow) bool { return r.PID == os.Getpid() })
 }
 
 func listening(e testnet.End) testnet.End {
@@ -83,7 +79,11 @@ func listening(e testnet.End) testnet.End {
 // families runs a test for each kind of address. They are where to connect, where to listen, and the server's as it is to be shown.
 func families(t *testing.T, f func(t *testing.T, n *testnet.Network, connect, listen testnet.End, server, client netip.Addr)) {
 	const port = 7100
-	for _, name := range []string{"IPv4", "IPv6", "mapped"} {
+	names := []string{"IPv4", "IPv6", "mapped"}
+	if testing.Short() {
+		names = names[2:] // one end of each kind
+	}
+	for _, name := range names {
 		t.Run(name, func(t *testing.T) {
 			n := testnet.NewVeth(t)
 			inhabit(n)
@@ -193,6 +193,51 @@ func TestUnreadBytesAreTheHeirs(t *testing.T) {
 	balance(t, s)
 }
 
+// Processes that read one after the other have just what they read, although the kernel keeps a new one where it kept one that is gone.
+func TestReadersThatAreGone(t *testing.T) {
+	const each, readers, pause = 101, 60, 30 * time.Millisecond // until the kernel has freed what was a process
+	n := testnet.NewVeth(t)
+	inhabit(n)
+	w := newWatch(t, tcp.Options{})
+	client, server := pair(t, n, at(n.Server, 7103))
+	if _, err := client.Write(make([]byte, each*readers)); err != nil {
+		t.Fatal(err)
+	}
+	file, err := server.(*net.TCPConn).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if err := unix.SetNonblock(int(file.Fd()), false); err != nil {
+		t.Fatal(err)
+	}
+	pids := map[int]bool{}
+	for range readers {
+		read := exec.Command("taskset", "-c", "0", "dd", fmt.Sprint("bs=", each), "count=1", "of=/dev/null", "status=none")
+		read.Stdin, read.Stderr = file, os.Stderr
+		if err := read.Run(); err != nil {
+			t.Fatal(err)
+		}
+		pids[read.Process.Pid] = true
+		time.Sleep(pause)
+	}
+	s := w.read()
+	found := 0
+	for _, r := range s.Group(snapshot.ByPID).Rows {
+		if !pids[r.PID] {
+			continue
+		}
+		found++
+		if r.Received != each {
+			t.Errorf("process %d has received %d bytes, and read %d", r.PID, r.Received, each)
+		}
+	}
+	if found != readers {
+		t.Errorf("%d of %d processes have received something", found, readers)
+	}
+	balance(t, s)
+}
+
 // transfer writes and reads so many bytes.
 func transfer(t *testing.T, c net.Conn, write, read int) {
 	t.Helper()
@@ -275,7 +320,7 @@ func TestOlderConnections(t *testing.T) {
 		for range before {
 			transfer(t, used, request, reply)
 		}
-		w := newWatch(t, tcp.Options{Connections: true})
+		w := newYoungWatch(t, tcp.Options{Connections: true})
 		for range after {
 			transfer(t, used, request, reply)
 		}
@@ -361,8 +406,9 @@ func TestShortConnections(t *testing.T) {
 	}
 	attributed(t, s)
 	balance(t, s)
+	missed := lost(s, "events_missed") // since 7.0, where programs are preempted
 	for _, l := range s.Loss {
-		if l.Count > 0 && l.Name != "events_missed" { // since 7.0, where programs are preempted
+		if l.Count > 0 && l.Name != "events_missed" && (l.Name != "unseen_segments" || l.Count > missed) {
 			t.Errorf("%s=%d", l.Name, l.Count)
 		}
 	}
@@ -370,7 +416,7 @@ func TestShortConnections(t *testing.T) {
 
 // The first connections of a namespace that is younger than the probe are counted with all others, also while they last.
 func TestYoungNamespace(t *testing.T) {
-	w := newWatch(t, tcp.Options{})
+	w := newYoungWatch(t, tcp.Options{})
 	n := testnet.NewVeth(t)
 	inhabit(n)
 	end := testnet.End{Address: at(n.Server, 7103)}
@@ -390,6 +436,38 @@ func TestYoungNamespace(t *testing.T) {
 	balance(t, s)
 }
 
+// The inode of a namespace that is gone is soon another one's, whose counters begin anew.
+func TestNamespacesOfOneInode(t *testing.T) {
+	w := newYoungWatch(t, tcp.Options{})
+	known, again := map[uint32]bool{}, 0
+	for count := 40; again < 4; count-- {
+		if count == 0 {
+			t.Fatal("no network namespace has got the inode of one that was gone")
+		}
+		t.Run(fmt.Sprint(count), func(t *testing.T) {
+			n := testnet.NewVeth(t)
+			end := testnet.End{Address: at(n.Server, 7106)}
+			n.Server.Run("holds", testnet.Hold{End: listening(end), Count: count})
+			n.Client.Run("dials", testnet.Hold{End: end, Count: count})
+			established(t, n.Client, int64(count))
+			established(t, n.Server, int64(count))
+			for _, end := range []*testnet.Namespace{n.Client, n.Server} {
+				number := inode(t, end)
+				if known[number] {
+					again++
+				}
+				known[number] = true
+			}
+			s := w.read()
+			balance(t, s)
+			if unaudited := lost(s, "namespaces_unaudited"); unaudited > 0 || s.Kernel[0].Kernel < uint64(count) {
+				t.Errorf("%d namespaces are not audited, of %d connections the kernel has counted %d", unaudited, count, s.Kernel[0].Kernel)
+			}
+		})
+		time.Sleep(20 * time.Millisecond) // until the kernel has taken the namespaces down
+	}
+}
+
 // established is until a namespace has so many connections.
 func established(t *testing.T, n *testnet.Namespace, count int64) {
 	t.Helper()
@@ -402,12 +480,7 @@ func established(t *testing.T, n *testnet.Namespace, count int64) {
 
 // lost is a counter of what was lost.
 func lost(s snapshot.TCP, name string) uint64 {
-	for _, l := range s.Loss {
-		if l.Name == name {
-			return l.Count
-		}
-	}
-	return 0
+	return livetest.Lost(s.Loss, name)
 }
 
 // A connection of Multipath TCP is its process's, and what went over it is counted once.
@@ -416,7 +489,7 @@ func TestMultipath(t *testing.T) {
 	const request, reply, count = 1009, 20_011, 5
 	n := testnet.NewVeth(t)
 	inhabit(n)
-	w := newWatch(t, tcp.Options{})
+	w := newYoungWatch(t, tcp.Options{}) // which has nothing that ends late of this process's other tests
 	address := at(n.Server, 7104).String()
 	var listener net.Listener
 	err := n.Server.Do(func() (err error) {
@@ -464,7 +537,7 @@ func TestReusedSocket(t *testing.T) {
 	const port, count = 7105, 3
 	n := testnet.NewVeth(t)
 	inhabit(n)
-	w := newWatch(t, tcp.Options{Connections: true})
+	w := newYoungWatch(t, tcp.Options{Connections: true}) // as above
 	serve(t, n, at(n.Server, port), func(c *net.TCPConn) error {
 		_, err := io.ReadFull(c, make([]byte, 100))
 		c.Read(make([]byte, 1))

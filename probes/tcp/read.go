@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"culprit/probes/bpfmap"
@@ -38,12 +39,6 @@ var states = [...]string{
 	"", "ESTABLISHED", "SYN-SENT", "SYN-RECV", "FIN-WAIT-1", "FIN-WAIT-2", "TIME-WAIT", "CLOSED", "CLOSE-WAIT", "LAST-ACK", "LISTEN", "CLOSING",
 }
 
-// Of include/uapi/asm-generic/errno.h, as a socket keeps them.
-const (
-	connectionTimedOut = 110
-	connectionRefused  = 111
-)
-
 // seen is a slot as it was read last.
 type seen struct {
 	bpfConn
@@ -58,6 +53,7 @@ type process struct {
 	max     [2]uint64
 	sum     uint64
 	synacks uint64
+	udp     snapshot.UDPTraffic
 }
 
 // remote tells other ends apart.
@@ -101,6 +97,16 @@ func address(family uint16, words [4]uint32) netip.Addr {
 
 func ends(c bpfConn) (local, remote netip.AddrPort) {
 	return netip.AddrPortFrom(address(c.Family, c.Local), c.LocalPort), netip.AddrPortFrom(address(c.Family, c.Remote), c.RemotePort)
+}
+
+// isWatched is whether a network namespace is reported on.
+func (p *Probe) isWatched(netns uint32) bool {
+	return p.options.Namespace == 0 || p.options.Namespace == netns
+}
+
+// isWanted is whether a connection with these ends there is.
+func (p *Probe) isWanted(netns uint32, local, remote netip.AddrPort) bool {
+	return p.isWatched(netns) && (p.options.Match == nil || p.options.Match(local, remote))
 }
 
 // isOld is whether a connection is older than the probe.
@@ -147,7 +153,7 @@ func (p *Probe) take(slot uint32, c bpfConn) {
 	failed := flags&bpfConnFlagsCONN_FAILED != 0 && bpfConnFlags(was.Flags)&bpfConnFlagsCONN_FAILED == 0
 
 	counted := was.counted
-	kernel := p.countedIn(c.Netns)
+	kernel := p.countedIn(cookie(c.NetnsCookie))
 	kernel[retransSegs] += traffic.Retransmits
 	if !counted && !moved && (accepted || opened && c.Now.SegsOut != c.Before.SegsOut) {
 		counted = true
@@ -160,12 +166,12 @@ func (p *Probe) take(slot uint32, c bpfConn) {
 	if failed {
 		kernel[attemptFails]++
 	}
-	p.meet(c)
+	p.meet(cookie(c.NetnsCookie), c.Netns, p.table.Process(c.Owner).PID, isOld(c))
 	now := seen{c, counted, was.row, was.report}
 	defer func() { p.seen[slot] = now }()
 
 	local, other := ends(c)
-	if p.options.Match != nil && !p.options.Match(local, other) {
+	if !p.isWanted(c.Netns, local, other) {
 		return
 	}
 	t := p.pendingOf(c.Owner)
@@ -186,9 +192,9 @@ func (p *Probe) take(slot uint32, c bpfConn) {
 			if c.Established != 0 {
 				t.life.Add(c.Closed - c.Established)
 			}
-		case opened && c.Error == connectionRefused:
+		case opened && bpfConnError(c.Error) == bpfConnErrorCONN_REFUSED:
 			t.row.Refused++
-		case opened && c.Error == connectionTimedOut:
+		case opened && bpfConnError(c.Error) == bpfConnErrorCONN_TIMED_OUT:
 			t.row.TimedOut++
 		case opened:
 			t.row.Aborted++
@@ -284,7 +290,10 @@ func addStalls(a, b []snapshot.TCPStalls) []snapshot.TCPStalls {
 // list takes what all connections did, and the kernel's own counts: ours between two readings of those. skew is how much those grew
 // meanwhile.
 func (p *Probe) list() (skew counters, err error) {
-	p.readCounters()
+	anybody := sync.OnceValues(p.findNamespaces)
+	if _, err := p.readCounters(anybody); err != nil {
+		return skew, err
+	}
 	for range 3 {
 		p.lists++
 		if err := p.objects.Variables["list_number"].Set(p.lists); err != nil {
@@ -300,8 +309,8 @@ func (p *Probe) list() (skew counters, err error) {
 		if err != nil {
 			return skew, err
 		}
-		if skew = p.readCounters(); skew == (counters{}) {
-			break
+		if skew, err = p.readCounters(anybody); err != nil || skew == (counters{}) {
+			return skew, err
 		}
 	}
 	return skew, nil
@@ -332,8 +341,19 @@ func (p *Probe) Read() (snapshot.TCP, error) {
 	if err := p.takeEnded(); err != nil {
 		return snapshot.TCP{}, err
 	}
+	if err := p.meetDatagrams(); err != nil {
+		return snapshot.TCP{}, err
+	}
 	skew, err := p.list()
 	if err != nil {
+		return snapshot.TCP{}, err
+	}
+	datagrams, err := p.auditDatagrams()
+	if err != nil {
+		return snapshot.TCP{}, err
+	}
+	skew = skew.add(datagrams)
+	if err := p.takeUnclaimed(); err != nil {
 		return snapshot.TCP{}, err
 	}
 	s := snapshot.TCP{Start: p.start, End: time.Now(), By: snapshot.ByPID, MinStall: uint64(p.options.StallMin)}
@@ -343,7 +363,7 @@ func (p *Probe) Read() (snapshot.TCP, error) {
 			return p.retire(slot, c)
 		}
 		if c := p.seen[slot].bpfConn; c.Sk != 0 && isOpen(c) && p.pending[c.Owner] != nil {
-			if local, other := ends(c); p.options.Match == nil || p.options.Match(local, other) {
+			if local, other := ends(c); p.isWanted(c.Netns, local, other) {
 				p.pending[c.Owner].row.Open++
 			}
 		}
@@ -391,14 +411,14 @@ func (p *Probe) Read() (snapshot.TCP, error) {
 
 func (p *Probe) process(o uint32) process {
 	k := p.processes.Get(o)
-	return process{p.chunks.Read(k.Rtt.Chunk), k.RttMax.At, k.RttNs, k.SynacksAgain}
+	return process{p.chunks.Read(k.Rtt.Chunk), k.RttMax.At, k.RttNs, k.SynacksAgain, p.datagramsOf(o)}
 }
 
-// takeProcess adds what a process's connections did together.
+// takeProcess adds what a process's connections did together, and what it did over UDP.
 func (p *Probe) takeProcess(o uint32, now process) {
 	was := p.processed[o]
 	rtt := now.rtt.Since(was.rtt)
-	if rtt.Count() == 0 && now.synacks == was.synacks {
+	if rtt.Count() == 0 && now.synacks == was.synacks && now.udp == was.udp {
 		return
 	}
 	t := p.pendingOf(o)
@@ -408,6 +428,7 @@ func (p *Probe) takeProcess(o uint32, now process) {
 	}
 	t.row.RTT = t.row.RTT.Merge(rtt)
 	t.row.Retransmits += now.synacks - was.synacks
+	t.row.UDP = t.row.UDP.Add(udpSince(now.udp, was.udp))
 	t.used = t.used || p.options.Match == nil
 }
 
@@ -425,17 +446,17 @@ func (t *tally) finish(process snapshot.Process) snapshot.TCPRow {
 }
 
 func (p *Probe) readLosses() (map[string]uint64, error) {
-	out, err := p.table.Losses()
+	out, err := p.table.Losses(&p.missed, p.objects)
 	if err != nil {
 		return nil, err
 	}
 	out["processes_folded"], out["connections_dropped"], out["namespaces_unaudited"] = p.retired.Folded, p.dropped, p.unaudited
-	missed, err := hook.Missed(p.objects)
-	if err != nil {
-		return nil, err
-	}
-	for _, n := range missed {
-		out["events_missed"] += n
+	if p.options.Waits != nil {
+		missed, err := p.options.Waits.WaitsMissed()
+		if err != nil {
+			return nil, err
+		}
+		out["waits_missed"] = missed + p.forgotten
 	}
 	return out, nil
 }

@@ -15,6 +15,12 @@ func (p *Probe) Sweep(uint32) error {
 	if err := p.takeEnded(); err != nil {
 		return err
 	}
+	if err := p.meetDatagrams(); err != nil {
+		return err
+	}
+	if err := p.takeUnclaimed(); err != nil {
+		return err
+	}
 	return p.used(func(_ uint32, c bpfConn) error {
 		p.table.Mark(c.Owner)
 		return nil
@@ -25,7 +31,7 @@ func (p *Probe) Sweep(uint32) error {
 func (p *Probe) takeEnded() error {
 	return p.used(func(slot uint32, c bpfConn) error {
 		if c.Ended == 0 {
-			p.meet(c)
+			p.meet(cookie(c.NetnsCookie), c.Netns, p.table.Process(c.Owner).PID, isOld(c))
 			return nil
 		}
 		return p.retire(slot, c)
@@ -59,16 +65,20 @@ func (p *Probe) Release(owners []uint32) (keep []uint32) {
 	var rows []snapshot.TCPRow
 	defer func() { p.retired.Add(groupRows, rows...) }()
 	for i, o := range owners {
-		p.takeProcess(o, p.process(o))
+		now := p.process(o)
+		if err := p.chunks.Free(p.processes.Get(o).Rtt.Chunk); err != nil {
+			return owners[i:] // it is tried again
+		}
+		p.takeProcess(o, now)
 		if t := p.pending[o]; t != nil && t.used {
 			rows = append(rows, t.finish(p.table.Process(o)))
 		}
 		delete(p.pending, o)
 		delete(p.processed, o)
-		if err := p.chunks.Free(p.processes.Get(o).Rtt.Chunk); err != nil {
-			return owners[i:] // it is tried again
-		}
 		p.processes.Set(o, bpfTcpProcess{})
+		if p.datagrams != nil {
+			p.datagrams.Set(o, bpfDatagramCounts{})
+		}
 	}
 	return nil
 }

@@ -3,12 +3,10 @@ package tcp_test
 import (
 	"net/netip"
 	"os"
+	"reflect"
 	"testing"
 	"time"
 
-	"github.com/cilium/ebpf/rlimit"
-
-	"culprit/probes/hook"
 	"culprit/probes/internal/livetest"
 	"culprit/probes/internal/testnet"
 	"culprit/probes/owner"
@@ -24,41 +22,49 @@ type watch struct {
 	took  time.Duration // to load the probe
 }
 
+var common *livetest.Shared[*tcp.Probe]
+
+// newWatch may be of the probe that tests share where they do, with a reading just before.
 func newWatch(t testing.TB, o tcp.Options) *watch {
+	t.Helper()
+	if rest := o; testing.Short() {
+		rest.Connections, rest.Worst = false, false // which only add to what is read
+		if reflect.ValueOf(rest).IsZero() {
+			s := livetest.LoadShared(t, &common, tcp.Load, tcp.Options{Connections: true, Worst: true})
+			return (&watch{table: s.Table, probe: s.Probe}).anew(t)
+		}
+	}
+	return newYoungWatch(t, o)
+}
+
+// newYoungWatch is one whose probe is younger than all that the test has made before.
+func newYoungWatch(t testing.TB, o tcp.Options) *watch {
 	t.Helper()
 	return newWatchOf(t, owner.Options{}, o)
 }
 
 func newWatchOf(t testing.TB, owners owner.Options, o tcp.Options) *watch {
 	t.Helper()
-	livetest.NeedRoot(t)
-	if err := rlimit.RemoveMemlock(); err != nil {
-		t.Fatal(err)
-	}
-	table, err := owner.Load(owners)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := table.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	begin := time.Now()
-	probe, err := tcp.Load(table, o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	took := time.Since(begin)
-	t.Cleanup(func() {
-		if err := probe.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return &watch{t, table, probe, took}
+	return newWatchWith(t, livetest.Table(t, owners), o)
 }
 
-// while lets processes do their work, and keeps the process table in order as culprit does.
+func newWatchWith(t testing.TB, table *owner.Table, o tcp.Options) *watch {
+	t.Helper()
+	begin := time.Now()
+	probe := livetest.Probe(t, table, tcp.Load, o)
+	return &watch{t, table, probe, time.Since(begin)}
+}
+
+// anew is the same probe for another test, which begins now: to load one takes seconds in an emulated machine.
+func (w *watch) anew(t testing.TB) *watch {
+	t.Helper()
+	other := *w
+	other.t = t
+	other.read()
+	return &other
+}
+
+// while lets processes do their work, until what they sent last is acknowledged, and keeps the process table in order as culprit does.
 func (w *watch) while(processes ...*testnet.Process) []testnet.Counts {
 	w.t.Helper()
 	done := make(chan struct{})
@@ -68,6 +74,7 @@ func (w *watch) while(processes ...*testnet.Process) []testnet.Counts {
 		for i, p := range processes {
 			counts[i] = p.Wait()
 		}
+		time.Sleep(2 * roundTrip)
 	}()
 	for {
 		select {
@@ -92,26 +99,8 @@ func (w *watch) read() snapshot.TCP {
 			w.t.Logf("%s: %d, by the kernel's count %d, skew %d", c.Name, c.Ours, c.Kernel, c.Skew)
 		}
 	}
-	for _, l := range s.Loss {
-		if l.Name == "events_missed" && l.Count > 0 && programsArePreempted(w.t) {
-			w.t.Skipf("this kernel preempts programs, and %d events were missed", l.Count)
-		}
-		if l.Count > 0 {
-			w.t.Logf("%s=%d", l.Name, l.Count)
-		}
-	}
+	livetest.LogLosses(w.t, s.Loss)
 	return s
-}
-
-// programsArePreempted is whether threads can pass a tracepoint unseen, since 7.0 (bpf/lib/compat.bpf.h).
-func programsArePreempted(t testing.TB) bool {
-	t.Helper()
-	kernel, err := hook.Types()
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = kernel.AnyTypeByName("class_srcu_fast_notrace_t")
-	return err == nil
 }
 
 // ours leaves out what processes of others do on the machine, which may be called as those that the test started.
@@ -122,13 +111,7 @@ func ours(s snapshot.TCP) snapshot.TCP {
 // row is that of the processes called comm.
 func row(t testing.TB, s snapshot.TCP, comm string) snapshot.TCPRow {
 	t.Helper()
-	for _, r := range s.Group(snapshot.ByComm).Rows {
-		if r.Comm == comm {
-			return r
-		}
-	}
-	t.Fatalf("no row of %s", comm)
-	return snapshot.TCPRow{}
+	return livetest.Row(t, s.Group(snapshot.ByComm).Rows, comm, func(r snapshot.TCPRow) bool { return r.Comm == comm })
 }
 
 // log prints a row of processes of one comm.

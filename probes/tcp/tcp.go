@@ -1,22 +1,18 @@
-// Package tcp tells who talks over TCP, and why a connection paused: each stall with its cause. It reads
+// Package tcp tells who talks over TCP, and why a connection paused: each stall with its cause; and who talks over UDP. It reads
 // what bpf/tcp.bpf.c keeps, and audits it by each network namespace's own counters.
 package tcp
 
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
-	"github.com/cilium/ebpf/link"
-	"github.com/cilium/ebpf/ringbuf"
 	"golang.org/x/sys/unix"
 
 	"culprit/probes/bpfmap"
@@ -33,12 +29,24 @@ type Options struct {
 	Worst       bool          // the longest stalls
 	StallMin    time.Duration // shorter pauses are no stalls, 5 ms if 0
 	// Match chooses the connections that rows are made of, all if nil. The round-trip times of a process are those of all its
-	// connections, and the audit is of all connections.
+	// connections, and the audit is of all connections. Rows are without UDP then.
 	Match func(local, remote netip.AddrPort) bool
+
+	// Namespace is the inode of the only network namespace that is reported on, and audited; 0 is all.
+	Namespace uint32
+
+	// Waits tells, for the longest stalls, who had the CPU that readers waited for. nil: nobody does.
+	Waits Waits
 
 	Slots   uint32 // of the connection table: if 0, its default, or twice what there are
 	Buckets uint32 // chunks of histograms, their default if 0
 	Ring    uint32 // bytes for the longest stalls that are not read yet, a power of two of pages, its default if 0
+}
+
+// Waits are what the sched probe tells of waits for a CPU.
+type Waits interface {
+	Waits() ([]snapshot.SchedWait, error) // those of threads that use connections, since the last call
+	WaitsMissed() (uint64, error)         // how many may be missing so far
 }
 
 // Probe is the running probe. Its methods must not be called concurrently.
@@ -46,24 +54,31 @@ type Probe struct {
 	options   Options
 	table     *owner.Table
 	objects   *ebpf.Collection
-	links     []link.Link
+	links     hook.Links
 	conns     *bpfmap.Array[bpfConn]
 	processes *bpfmap.Array[bpfTcpProcess]
+	datagrams *bpfmap.Array[bpfDatagramCounts] // nil where the kernel does not tell of UDP
 	chunks    *hist.Chunks[bpfHistChunk]
-	events    *ringbuf.Reader // nil unless asked for
+	events    *bpfmap.Ring[bpfStallEvent] // nil unless asked for
 
 	seen       []seen // by slot: as it was read last
 	pending    map[uint32]*tally
-	counted    map[uint32]*counters // by namespace: what the kernel is to have counted, since the last report
-	namespaces map[uint32]*namespace
-	skew       counters          // of the last reading
-	synacks    map[uint32]uint64 // by namespace, at the last reading
+	counted    map[cookie]*counters // by namespace: what the kernel is to have counted, since the last report
+	namespaces map[cookie]*namespace
+	latest     map[uint32]cookie          // by inode: who has it, or had it last
+	mounted    map[uint32]bool            // inodes of namespaces that are older than the probe, and in which nobody is known to be
+	gone       []cookie                   // in which nobody is known to be any more, for longest first
+	skew       counters                   // of the last reading
+	synacks    map[cookie]bpfSynackCounts // by namespace, at the last reading
 	processed  map[uint32]process
 	retired    owner.Backlog[snapshot.TCPRow]
+	missed     hook.Missed
 	ended      []snapshot.TCPConnection
 	worst      owner.Backlog[snapshot.TCPStall]
-	dropped    uint64 // connections without a row of their own
-	unaudited  uint64 // namespaces whose counters could not be read
+	waits      []snapshot.SchedWait // lately
+	forgotten  uint64               // waits, for lack of room
+	dropped    uint64               // connections without a row of their own
+	unaudited  uint64               // namespaces whose counters could not be read
 	losses     map[string]uint64
 	interval   uint32
 	report     int // how many there were
@@ -92,7 +107,8 @@ func Load(table *owner.Table, o Options) (*Probe, error) {
 		return nil, err
 	}
 	p := &Probe{
-		options: o, table: table, pending: map[uint32]*tally{}, counted: map[uint32]*counters{}, namespaces: map[uint32]*namespace{},
+		options: o, table: table, pending: map[uint32]*tally{}, counted: map[cookie]*counters{},
+		namespaces: map[cookie]*namespace{}, latest: map[uint32]cookie{}, mounted: map[uint32]bool{},
 	}
 	if p.objects, err = table.LoadObject(spec); err != nil {
 		return nil, fmt.Errorf("loading the tcp probe: %w", err)
@@ -107,7 +123,7 @@ func Load(table *owner.Table, o Options) (*Probe, error) {
 // configure sets what the object must know before it is loaded.
 func configure(spec *ebpf.CollectionSpec, kernel *btf.Spec, o *Options) error {
 	if o.Slots == 0 {
-		o.Slots = max(spec.Maps[bpfMapConns].MaxEntries, 2*openSockets(o.Proc))
+		o.Slots = max(spec.Maps[bpfMapConns].MaxEntries, 2*hook.OpenSockets(o.Proc))
 	}
 	hook.Resize(spec, map[string]uint32{
 		bpfMapConns: o.Slots, bpfMapConnsReturned: o.Slots, bpfMapConnTimers: o.Slots,
@@ -129,25 +145,11 @@ func configure(spec *ebpf.CollectionSpec, kernel *btf.Spec, o *Options) error {
 		"least_stall":            uint64(o.StallMin),
 		"tick_ns":                uint64(tick.Nano()),
 		"keep_worst":             o.Worst,
+		"only_netns":             o.Namespace,
 		"retransmit_tells_error": tells,
 		"conn_pool":              bpfPool{Next: 1, Size: spec.Maps[bpfMapConns].MaxEntries},
 		"hist_chunk_pool":        bpfPool{Next: 1, Size: spec.Maps[bpfMapHistChunks].MaxEntries},
 	})
-}
-
-// openSockets is how many TCP sockets have memory, in all namespaces: "alloc" of /proc/net/sockstat.
-func openSockets(proc string) uint32 {
-	text, err := os.ReadFile(filepath.Join(proc, "self/net/sockstat"))
-	if err != nil {
-		return 0
-	}
-	for line := range strings.Lines(string(text)) {
-		if fields := strings.Fields(line); len(fields) > 8 && fields[0] == "TCP:" && fields[7] == "alloc" {
-			n, _ := strconv.ParseUint(fields[8], 10, 24)
-			return uint32(n)
-		}
-	}
-	return 0
 }
 
 func (p *Probe) attach(spec *ebpf.CollectionSpec) (err error) {
@@ -158,25 +160,23 @@ func (p *Probe) attach(spec *ebpf.CollectionSpec) (err error) {
 	if p.processes, err = bpfmap.NewArray[bpfTcpProcess](maps[bpfMapTcpProcesses]); err != nil {
 		return err
 	}
+	if tellsDatagrams(spec) {
+		if p.datagrams, err = bpfmap.NewArray[bpfDatagramCounts](maps[bpfMapDatagrams]); err != nil {
+			return err
+		}
+	}
 	p.chunks, err = hist.NewChunks(maps[bpfMapHistChunks], maps[bpfMapHistChunksReturned], func(c bpfHistChunk) [hist.Subs]uint32 { return c.Count })
 	if err != nil {
 		return err
 	}
 	if p.options.Worst {
-		if p.events, err = ringbuf.NewReader(maps[bpfMapStallEvents]); err != nil {
-			return fmt.Errorf("preparing to read the longest stalls: %w", err)
+		if p.events, err = bpfmap.NewRing[bpfStallEvent](maps[bpfMapStallEvents]); err != nil {
+			return err
 		}
 	}
 	p.seen = make([]seen, p.options.Slots)
-	for name, s := range spec.Programs {
-		if s.AttachType != ebpf.AttachTraceRawTp {
-			continue
-		}
-		l, err := hook.Attach(p.objects, name)
-		if err != nil {
-			return err
-		}
-		p.links = append(p.links, l)
+	if err := p.links.AttachAll(spec, p.objects); err != nil {
+		return err
 	}
 	if err := p.find(); err != nil {
 		return err
@@ -188,30 +188,20 @@ func (p *Probe) attach(spec *ebpf.CollectionSpec) (err error) {
 	return nil
 }
 
-// find has an iterator look for sockets and network namespaces.
+// find looks for sockets and network namespaces.
 func (p *Probe) find() error {
-	finder, err := link.AttachIter(link.IterOptions{Program: p.objects.Programs[bpfProgFindConns]})
-	if err != nil {
-		return fmt.Errorf("preparing to look for connections: %w", err)
+	if err := hook.Iterate(p.objects, bpfProgFindConns); err != nil {
+		return fmt.Errorf("looking for sockets: %w", err)
 	}
-	defer finder.Close()
-	r, err := finder.Open()
-	if err != nil {
-		return fmt.Errorf("looking for connections: %w", err)
-	}
-	defer r.Close()
-	if _, err := io.Copy(io.Discard, r); err != nil {
-		return fmt.Errorf("looking for connections: %w", err)
-	}
-	found, err := bpfmap.All[uint32, uint32](p.objects.Maps[bpfMapNamespaces])
+	found, err := p.findNamespaces()
 	if err != nil {
 		return err
 	}
 	for _, inum := range mountedNamespaces(p.options.Proc) {
-		p.namespaces[inum] = &namespace{old: true}
+		p.mounted[inum] = true
 	}
-	for inum, pid := range found {
-		p.namespaces[inum] = &namespace{pids: []int{int(pid)}, old: true}
+	for id, f := range found {
+		p.meet(id, f.Netns, int(f.Pid), true)
 	}
 	return nil
 }
@@ -238,13 +228,7 @@ func mountedNamespaces(proc string) (inums []uint32) {
 // Close detaches the probe and frees what it keeps in the kernel.
 func (p *Probe) Close() error {
 	p.table.Remove(p)
-	var errs []error
-	for _, l := range p.links {
-		errs = append(errs, l.Close())
-	}
-	if p.events != nil {
-		errs = append(errs, p.events.Close())
-	}
+	err := errors.Join(p.links.Close(), p.events.Close())
 	p.objects.Close()
-	return errors.Join(errs...)
+	return err
 }

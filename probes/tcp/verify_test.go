@@ -11,5 +11,5 @@ import (
 // Every program passes this kernel's verifier, with room for the next kernel's.
 func TestVerifies(t *testing.T) {
 	verify.Probe(t, Load, func(p *Probe) *ebpf.Collection { return p.objects },
-		Options{}, Options{Connections: true, Worst: true})
+		Options{}, Options{Connections: true, Worst: true, Namespace: 1})
 }

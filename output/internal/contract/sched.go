@@ -120,15 +120,19 @@ func schedRow(r snapshot.SchedRow, by snapshot.By) SchedRow {
 		SoftirqCausedNS: r.SoftirqCaused,
 		DiskNS:          r.Disk,
 		BlockedNS:       r.Blocked,
-		AsleepNS:        r.Asleep,
+		AsleepNS:        r.Slept(),
 		UncountedNS:     r.Uncounted,
 		Migrations:      r.Migrations,
 		NUMAPages:       r.NUMAPages,
-		Culprits: each(r.Culprits, func(c snapshot.Culprit) Culprit {
-			return Culprit{App: c.Name(by), PID: c.PID, Started: stamp(c.Started), NS: c.NS}
-		}),
-		KernelWaitNS: r.KernelWait,
+		Culprits:        culprits(r.Culprits, by),
+		KernelWaitNS:    r.KernelWait,
 	}
+}
+
+func culprits(in []snapshot.Culprit, by snapshot.By) []Culprit {
+	return each(in, func(c snapshot.Culprit) Culprit {
+		return Culprit{App: c.Name(by), PID: c.PID, Started: stamp(c.Started), NS: c.NS}
+	})
 }
 
 func exemplar(w snapshot.SchedWait, by snapshot.By) Exemplar {

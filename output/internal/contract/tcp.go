@@ -19,7 +19,7 @@ type TCPReport struct {
 	OmittedRows int             `json:"omitted_rows"` // left out by the row limit
 	Connections []TCPConnection `json:"connections,omitempty"`
 	Exemplars   []TCPExemplar   `json:"exemplars"`
-	Kernel      Counters        `json:"kernel"` // its counters, as in /proc/net/snmp
+	Kernel      Counters        `json:"kernel"` // its counters, as in /proc/net/snmp, those of UDP with IPv6's
 	Audit       []TCPAudit      `json:"audit"`  // each of them beside culprit's own sum
 	Loss        Counters        `json:"loss"`
 }
@@ -34,10 +34,20 @@ type TCPTraffic struct {
 	RetransmitsFailed uint64 `json:"retransmits_failed"` // that found no way out
 }
 
-// TCPRow is what the connections of one group did.
+// UDPTraffic is what went over UDP sockets: 0 where the kernel does not tell, and where connections are chosen.
+type UDPTraffic struct {
+	SentBytes         uint64 `json:"udp_sent_bytes"` // of payload, as send() and recv() returned them
+	ReceivedBytes     uint64 `json:"udp_received_bytes"`
+	SentDatagrams     uint64 `json:"udp_sent_datagrams"` // as the kernel counts them: several at once (UDP_SEGMENT, UDP_GRO) are one
+	ReceivedDatagrams uint64 `json:"udp_received_datagrams"`
+	Drops             uint64 `json:"udp_drops"` // datagrams that the receive buffer had no room for
+}
+
+// TCPRow is what the connections of one group did, and what it did over UDP.
 type TCPRow struct {
 	Identity
 	TCPTraffic
+	UDPTraffic
 	Opened    uint64      `json:"opened"`   // connections established by the group
 	Accepted  uint64      `json:"accepted"` // and by others
 	Failed    uint64      `json:"failed"`   // attempts to connect: the sum of
@@ -102,7 +112,7 @@ type TCPExemplar struct {
 	DurationNS   uint64 `json:"duration_ns"`
 	WaitingBytes uint64 `json:"waiting_bytes"` // to be sent, or to be read
 	Remedy       string `json:"remedy"`
-	Ran          []Ran  `json:"ran"` // who had the CPU, most first, while the reader waited for it
+	Ran          []Ran  `json:"ran"` // who had the CPU, most first, while the reader waited for it; where the scheduler was watched, too (tcp --worst, summary)
 }
 
 // TCPAudit is one of the kernel's counters beside culprit's own sum.
@@ -143,20 +153,24 @@ func tcpRow(r snapshot.TCPRow) TCPRow {
 	return TCPRow{
 		Identity:   identity(r.Process),
 		TCPTraffic: tcpTraffic(r.TCPTraffic),
-		Opened:     r.Opened,
-		Accepted:   r.Accepted,
-		Failed:     r.Failed(),
-		Refused:    r.Refused,
-		TimedOut:   r.TimedOut,
-		Aborted:    r.Aborted,
-		Closed:     r.Closed,
-		Open:       r.Open,
-		Connect:    latency(r.Connect),
-		FirstByte:  latency(r.FirstByte),
-		Life:       latency(r.Life),
-		RTT:        latency(r.RTT),
-		StalledNS:  r.Stalled(),
-		Stalls:     each(r.Stalls, tcpStalls),
+		UDPTraffic: UDPTraffic{
+			SentBytes: r.UDP.Sent, ReceivedBytes: r.UDP.Received, SentDatagrams: r.UDP.DatagramsOut, ReceivedDatagrams: r.UDP.DatagramsIn,
+			Drops: r.UDP.Drops,
+		},
+		Opened:    r.Opened,
+		Accepted:  r.Accepted,
+		Failed:    r.Failed(),
+		Refused:   r.Refused,
+		TimedOut:  r.TimedOut,
+		Aborted:   r.Aborted,
+		Closed:    r.Closed,
+		Open:      r.Open,
+		Connect:   latency(r.Connect),
+		FirstByte: latency(r.FirstByte),
+		Life:      latency(r.Life),
+		RTT:       latency(r.RTT),
+		StalledNS: r.Stalled(),
+		Stalls:    each(r.Stalls, tcpStalls),
 		Remotes: each(r.Remotes, func(r snapshot.TCPRemote) TCPRemote {
 			return TCPRemote{Address: r.Address.String(), Port: r.Port, SentBytes: r.Sent, ReceivedBytes: r.Received}
 		}),

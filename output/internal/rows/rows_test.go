@@ -57,7 +57,7 @@ func TestTopLists(t *testing.T) {
 
 func TestTopSched(t *testing.T) {
 	in := sample.SchedThreads(snapshot.ByApp)
-	for n, want := range map[int][4]int{0: {6, 0, 2, 4}, 1: {1, 5, 1, 1}, 2: {2, 4, 2, 2}, 9: {6, 0, 2, 4}} {
+	for n, want := range map[int][4]int{0: {7, 0, 2, 4}, 1: {1, 6, 1, 1}, 2: {2, 5, 2, 2}, 9: {7, 0, 2, 4}} {
 		kept, omitted := rows.TopSched(in, n)
 		if got := [4]int{len(kept.Rows), len(omitted), len(kept.Worst), len(kept.Threads)}; got != want {
 			t.Errorf("top %d: %v rows, omitted, waits and threads, want %v", n, got, want)
@@ -70,7 +70,7 @@ func TestTopSched(t *testing.T) {
 
 func TestTopTCP(t *testing.T) {
 	in := sample.TCPConnections(snapshot.ByApp)
-	for n, want := range map[int][5]int{0: {7, 0, 5, 6, 3}, 1: {1, 6, 2, 1, 1}, 2: {2, 5, 5, 2, 2}, 9: {7, 0, 5, 6, 3}} {
+	for n, want := range map[int][5]int{0: {8, 0, 5, 6, 3}, 1: {1, 7, 2, 1, 1}, 2: {2, 6, 5, 2, 2}, 9: {8, 0, 5, 6, 3}} {
 		kept, omitted := rows.TopTCP(in, n)
 		got := [5]int{len(kept.Rows), len(omitted), len(kept.Worst), len(kept.Connections), len(kept.Rows[0].Remotes)}
 		if got != want {

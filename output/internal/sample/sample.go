@@ -194,3 +194,18 @@ func Nasty(by snapshot.By) snapshot.IO {
 	}
 	return s.Group(by)
 }
+
+// AllIO are all of culprit io, in every grouping.
+func AllIO() []snapshot.IO { return all(Idle(), IO, Unbalanced, Nasty) }
+
+// all are some samples in every grouping, with an idle interval after those of each.
+func all[S any](idle S, of ...func(snapshot.By) S) []S {
+	var out []S
+	for _, by := range snapshot.Bys {
+		for _, f := range of {
+			out = append(out, f(by))
+		}
+		out = append(out, idle)
+	}
+	return out
+}

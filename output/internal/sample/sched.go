@@ -38,6 +38,7 @@ func waits() []snapshot.SchedRow {
 		{Process: kworker, Threads: 4, Switches: 77, OnCPU: 50 * ms, Asleep: 3950 * ms},
 		{Process: fstrim, Threads: 1, Waiting: 980 * ms, Disk: 20 * ms},
 		{Process: sleepy, Threads: 8, Asleep: 8000 * ms},
+		{Process: softirqs, SoftirqCaused: 6 * ms},
 	}
 	for i := range rows {
 		rows[i].KernelWait = rows[i].Wait()
@@ -114,4 +115,9 @@ func SchedNasty(by snapshot.By) snapshot.Sched {
 		s.Loss = append(s.Loss, snapshot.Loss{Name: n, Count: most})
 	}
 	return s.Group(by)
+}
+
+// AllSched are all of culprit sched, in every grouping.
+func AllSched() []snapshot.Sched {
+	return all(SchedIdle(), SchedThreads, SchedUnbalanced, SchedNasty)
 }

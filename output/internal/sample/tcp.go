@@ -41,19 +41,22 @@ func traffic() []snapshot.TCPRow {
 			Stalls:  []snapshot.TCPStalls{paused(snapshot.DelayedACK, 1, 40*ms, 40*ms)},
 			Remotes: []snapshot.TCPRemote{remote(linkEnd, 24*kib, 0)}},
 		{Process: container, TCPTraffic: snapshot.TCPTraffic{Sent: 12 * kib, Received: 64 * mib, SegmentsOut: 1500, SegmentsIn: 1600, Retransmits: 3, RetransmitsFailed: 1},
+			UDP:    snapshot.UDPTraffic{Sent: 40 * kib, Received: 120 * kib, DatagramsOut: 1200, DatagramsIn: 1199},
 			Opened: 1200, Refused: 4, TimedOut: 2, Closed: 1198, Open: 2, Connect: hist(1200, 1<<19), FirstByte: hist(1190, 1<<21), Life: hist(1198, 1<<22),
 			RTT: hist(1400, 1<<18), Stalls: []snapshot.TCPStalls{
 				paused(snapshot.NagleDelayedACK, 58, 2500*ms, 44_100_000), paused(snapshot.ReaderNotScheduled, 4, 131*ms, 60*ms),
 				paused(snapshot.RTO, 1, 204*ms, 204*ms)},
 			Remotes: []snapshot.TCPRemote{remote(dbEnd, 10*kib, 64*mib), remote(webEnd, 2*kib, 9*kib)}},
 		{Process: curl, TCPTraffic: snapshot.TCPTraffic{Sent: 312, Received: 1023 * kib, SegmentsOut: 60, SegmentsIn: 80}, Opened: 1, Refused: 1, Aborted: 1,
-			Open: 1, Connect: hist(1, 1<<24), FirstByte: hist(1, 1<<25), RTT: hist(50, 1<<24),
+			UDP: snapshot.UDPTraffic{Sent: 62, Received: 190, DatagramsOut: 2, DatagramsIn: 2}, Open: 1, Connect: hist(1, 1<<24), FirstByte: hist(1, 1<<25), RTT: hist(50, 1<<24),
 			Remotes: []snapshot.TCPRemote{remote(webEnd, 312, 1023*kib)}},
 		{Process: sleepy, Open: 3},
 		{Process: fstrim},
+		{Process: dd, UDP: snapshot.UDPTraffic{Sent: 38, Received: 41 * mib, DatagramsOut: 38, DatagramsIn: 42, Drops: 93}},
 		{Process: kernelSocket, TCPTraffic: snapshot.TCPTraffic{Sent: 8 * mib, SegmentsOut: 700}, Open: 1,
 			Remotes: []snapshot.TCPRemote{remote(netip.MustParseAddrPort("10.244.3.9:2049"), 8*mib, 0)}},
-		{Process: unknown, TCPTraffic: snapshot.TCPTraffic{Sent: 4 * kib, Received: 2 * mib}, Open: 1},
+		{Process: unknown, TCPTraffic: snapshot.TCPTraffic{Sent: 4 * kib, Received: 2 * mib}, Open: 1,
+			UDP: snapshot.UDPTraffic{Drops: 1}},
 	}
 }
 
@@ -61,6 +64,7 @@ func traffic() []snapshot.TCPRow {
 func tcpCounters() []snapshot.TCPCounter {
 	out := []snapshot.TCPCounter{
 		{Name: "ActiveOpens", Ours: 1209}, {Name: "PassiveOpens", Ours: 12}, {Name: "AttemptFails", Ours: 8}, {Name: "RetransSegs", Ours: 10},
+		{Name: "UdpOutDatagrams", Ours: 1240}, {Name: "UdpInDatagrams", Ours: 1243}, {Name: "UdpRcvbufErrors", Ours: 94},
 	}
 	for i := range out {
 		out[i].Kernel = out[i].Ours
@@ -136,6 +140,7 @@ func TCPNasty(by snapshot.By) snapshot.TCP {
 		t := snapshot.TCPTraffic{Sent: most, Received: most / 64, SegmentsOut: most, SegmentsIn: most, Retransmits: most, RetransmitsFailed: most}
 		stalls := []snapshot.TCPStalls{paused(cause, most, most/64, most), paused(snapshot.ReaderNotScheduled, most, most/64, most)}
 		s.Rows = append(s.Rows, snapshot.TCPRow{Process: p, TCPTraffic: t, Opened: most, Accepted: most, Refused: most / 64, TimedOut: most / 64, Aborted: most / 64,
+			UDP:    snapshot.UDPTraffic{Sent: most, Received: most / 64, DatagramsOut: most, DatagramsIn: most, Drops: most},
 			Closed: most, Open: most, Connect: huge(), FirstByte: huge(), Life: huge(), RTT: huge(), Stalls: stalls,
 			Remotes: []snapshot.TCPRemote{{Address: local.Addr(), Port: 65535, Sent: most, Received: most}, {}}},
 			snapshot.TCPRow{Process: snapshot.Process{App: "[unattributed: " + n + "]"}, TCPTraffic: snapshot.TCPTraffic{Sent: 1023 * mib}})
@@ -149,3 +154,6 @@ func TCPNasty(by snapshot.By) snapshot.TCP {
 	}
 	return s.Group(by)
 }
+
+// AllTCP are all of culprit tcp, in every grouping.
+func AllTCP() []snapshot.TCP { return all(TCPIdle(), TCPConnections, TCPUnbalanced, TCPNasty) }

@@ -141,9 +141,9 @@ func makeImage(image, tree string) error {
 	return os.Rename(unfinished.Name(), image)
 }
 
-// testImage makes the disk with the tests, of which one binary shall run, and a kernel's modules.
-func testImage(dir, tree string, t wire.Test, k installed) (string, error) {
-	text, err := json.Marshal([]wire.Test{t})
+// testImage makes the disk with the tests and a kernel's modules.
+func testImage(dir, tree string, tests []wire.Test, k installed) (string, error) {
+	text, err := json.Marshal(tests)
 	if err != nil {
 		return "", err
 	}

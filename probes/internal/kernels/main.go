@@ -13,6 +13,8 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -89,7 +91,7 @@ func matrix(ctx context.Context) error {
 	}
 	host.installed.release = unix.ByteSliceToString(name.Release[:])
 	if *only == "" || *only == running {
-		// Alone, because live tests change what the whole machine does.
+		// Alone, because live tests change what the whole machine does: a virtual one that boots meanwhile has no idea of time.
 		host.fail(runHere(ctx, p, host.event(say, *verbose)))
 	}
 	for _, k := range kernels {
@@ -109,11 +111,26 @@ func matrix(ctx context.Context) error {
 		}
 		all = append(all, r)
 	}
-	// A machine for each package, the longest first, so that no processor has nothing to do while another has two left.
-	for _, t := range p.tests {
-		for _, r := range all {
+	images := make([]func() (string, error), len(all))
+	for i, r := range all {
+		images[i] = sync.OnceValues(func() (string, error) {
+			dir := filepath.Join(work, r.kernel.name)
+			if err := os.Mkdir(dir, 0o755); err != nil {
+				return "", err
+			}
+			return testImage(dir, p.tree, p.tests, r.installed)
+		})
+	}
+	// Many machines, the longest first, so that no processor has nothing to do while another has two left.
+	for _, packages := range p.machines {
+		for i, r := range all {
 			group.Go(func() error {
-				r.fail(inMachine(ctx, r.kernel, r.installed, work, root, p, t, r.event(say, *verbose)))
+				image, err := images[i]()
+				if err == nil {
+					m := machine{r.installed, r.kernel.cpu, p.initramfs, root, image, packages}
+					err = inMachine(ctx, m, work, r.event(say, *verbose))
+				}
+				r.fail(err)
 				return nil
 			})
 		}
@@ -174,20 +191,15 @@ func (r *results) event(say func(string, ...any), verbose bool) func(wire.Event)
 	}
 }
 
-// inMachine runs a package's tests on a kernel.
-func inMachine(ctx context.Context, k kernel, i installed, work, root string, p *plan, t wire.Test, event func(wire.Event)) error {
-	dir, err := os.MkdirTemp(work, k.name+"-")
+// inMachine runs a machine, with files of its own below work.
+func inMachine(ctx context.Context, m machine, work string, event func(wire.Event)) error {
+	dir, err := os.MkdirTemp(work, "machine-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	image, err := testImage(dir, p.tree, t, i)
-	if err != nil {
-		return err
-	}
-	m := machine{kernel: i, cpu: k.cpu, initramfs: p.initramfs, root: root, tests: image}
 	if err := m.run(ctx, dir, event); err != nil {
-		return fmt.Errorf("%s: %w", t.Package, err)
+		return fmt.Errorf("%s: %w", strings.Join(m.packages, ", "), err)
 	}
 	return nil
 }

@@ -157,6 +157,41 @@ func startTool(tb testing.TB, programs int, name string, args ...string) (pid in
 	return cmd.Process.Pid, stop
 }
 
+// InTurn measures by f, beside each of some tracers, whose programs are pid's. It returns what f did in each of so many rounds, by
+// tracer. Other things run on the machine: what is compared runs in turn, several times, and medians are taken. One iteration
+// of a benchmark is all of its rounds.
+func InTurn[T any](b *testing.B, rounds int, tracers []Tracer, f func(tracer string, pid int) T) map[string][]T {
+	b.Helper()
+	out := map[string][]T{}
+	for b.Loop() {
+		for range rounds {
+			for _, tool := range tracers {
+				pid, stop := tool.Start(b)
+				out[tool.Name] = append(out[tool.Name], f(tool.Name, pid))
+				stop()
+			}
+		}
+	}
+	b.ReportMetric(0, "ns/op") // of all rounds: that says nothing
+	return out
+}
+
+// PerEvent measures the ns that the programs of each tracer take for one of a load's events, of which there are so many.
+func PerEvent(b *testing.B, rounds int, tracers []Tracer, event string, events float64, load func()) map[string][]float64 {
+	b.Helper()
+	EnableStats(b)
+	return InTurn(b, rounds, tracers, func(tracer string, pid int) (sum float64) {
+		for name, s := range During(b, pid, load) {
+			each := float64(s.NS) / events
+			if each >= 1 {
+				b.Logf("%-8s %-16s %6.1f ns per %s, %d runs of %.1f ns", tracer, name, each, event, s.Runs, float64(s.NS)/float64(s.Runs))
+			}
+			sum += each
+		}
+		return sum
+	})
+}
+
 // Median is 0 of nothing.
 func Median(values []float64) float64 {
 	if len(values) == 0 {

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 	"unsafe"
@@ -51,7 +52,43 @@ func ChildCommand(comm, job string, args ...any) (*exec.Cmd, error) {
 	}
 	// One thread does everything, and the collector of so short a life would only add others.
 	cmd.Env = append(os.Environ(), jobVariable+"="+job, "GOGC=off")
-	return cmd, nil
+	ends, err := lifeline()
+	cmd.Stdin = ends[0]
+	return cmd, err
+}
+
+// lifeline is a pipe that nobody writes to. Its other end is the tests' process's alone, and closed when that is gone, in whichever
+// way: then all its children go, too, and theirs.
+var lifeline = sync.OnceValues(func() (ends [2]*os.File, err error) {
+	if os.Getenv(jobVariable) != "" {
+		return [2]*os.File{os.Stdin}, nil
+	}
+	ends[0], ends[1], err = os.Pipe()
+	return ends, err
+})
+
+// hold has the kernel kill this process when its lifeline ends: no thread of it has to wait for that, which could be seen in what it does.
+func hold() error {
+	// A file of its own, as a signal of a file goes to one process.
+	fd, err := unix.Open("/proc/self/fd/0", unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	for _, set := range []struct{ command, value int }{
+		{unix.F_SETOWN, os.Getpid()}, {unix.F_SETSIG, int(unix.SIGKILL)}, {unix.F_SETFL, unix.O_ASYNC | unix.O_NONBLOCK},
+	} {
+		if _, err := unix.FcntlInt(uintptr(fd), set.command, set.value); err != nil {
+			return err
+		}
+	}
+	now := []unix.PollFd{{Fd: int32(fd)}}
+	if _, err := unix.Poll(now, 0); err != nil {
+		return err
+	}
+	if now[0].Revents&unix.POLLHUP != 0 {
+		return errors.New("nobody waits for this process")
+	}
+	return nil
 }
 
 // Start begins a job in a child process called comm. If it has not been waited for when the test ends, it is killed.
@@ -110,7 +147,11 @@ func work(job string, args []string, more map[string]Job) int {
 		fmt.Fprintf(os.Stderr, "no job %q\n", job)
 		return 1
 	}
-	if err := os.WriteFile("/proc/self/comm", []byte(args[0]), 0o644); err != nil {
+	err := hold()
+	if err == nil {
+		err = os.WriteFile("/proc/self/comm", []byte(args[0]), 0o644)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf/btf"
-	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
 
 	ioprobe "culprit/probes/io"
@@ -29,27 +28,26 @@ type Watch struct {
 // NewWatch loads the process table and the io probe, until the test's end.
 func NewWatch(t testing.TB, o owner.Options, p ioprobe.Options) *Watch {
 	t.Helper()
-	NeedRoot(t)
-	if err := rlimit.RemoveMemlock(); err != nil {
-		t.Fatal(err)
+	table := Table(t, o)
+	return newWatch(t, table, Probe(t, table, ioprobe.Load, p))
+}
+
+var common *Shared[*ioprobe.Probe]
+
+// CommonWatch is NewWatch without options, of the probe that tests share where they do.
+func CommonWatch(t testing.TB) *Watch {
+	t.Helper()
+	if !testing.Short() {
+		return NewWatch(t, owner.Options{}, ioprobe.Options{})
 	}
-	w := &Watch{t: t, devices: map[string]snapshot.IODevice{}, loss: map[string]uint64{}}
-	var err error
-	if w.Table, err = owner.Load(o); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { w.closed(w.Table.Close()) })
-	if w.Probe, err = ioprobe.Load(w.Table, p); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { w.closed(w.Probe.Close()) })
+	s := LoadShared(t, &common, ioprobe.Load, ioprobe.Options{})
+	w := newWatch(t, s.Table, s.Probe)
+	w.Forget()
 	return w
 }
 
-func (w *Watch) closed(err error) {
-	if err != nil {
-		w.t.Error(err)
-	}
+func newWatch(t testing.TB, table *owner.Table, probe *ioprobe.Probe) *Watch {
+	return &Watch{t: t, Table: table, Probe: probe, devices: map[string]snapshot.IODevice{}, loss: map[string]uint64{}}
 }
 
 // Collect does what is done once a second, so many times.

@@ -34,14 +34,13 @@ func (e End) each(count int, f func(i int, c conn) (Counts, error)) (sum Counts,
 // eachAt is each, where somebody listens already.
 func (e End) eachAt(listening, count int, f func(i int, c conn) (Counts, error)) (sum Counts, err error) {
 	for i := range count {
-		var c conn
-		if e.Listen {
-			c, err = accept(listening)
-		} else {
-			c, err = e.dial()
-		}
+		begin := time.Now()
+		c, err := e.next(listening)
 		if err != nil {
 			return sum, err
+		}
+		if !e.Listen {
+			sum.Connecting += time.Since(begin)
 		}
 		counts, err := f(i, c)
 		counts.Connections++
@@ -54,6 +53,14 @@ func (e End) eachAt(listening, count int, f func(i int, c conn) (Counts, error))
 		sum.add(counts)
 	}
 	return sum, nil
+}
+
+// next is a new connection: one that is accepted, where somebody listens.
+func (e End) next(listening int) (conn, error) {
+	if e.Listen {
+		return accept(listening)
+	}
+	return e.dial()
 }
 
 // socket makes one, with the options, and the address for it.

@@ -14,7 +14,7 @@ import (
 	"culprit/probes/internal/livetest"
 )
 
-// Load is what a process does: Exchange, Answer, Send, Receive, Talk, Short, Idle, HandOver, TakeOver, Inherit, Prefork, Hold or Spin, which do
+// Load is what a process does: Exchange, Answer, Send, Receive, Talk, Short, Idle, HandOver, TakeOver, Inherit, Prefork, Hold, Spin, Tell, Hear or Deaf, which do
 // that on one thread with plain system calls, as package net would have another thread wait for it; Serve or Browse, which do not.
 type Load interface {
 	run() (Counts, error)
@@ -34,6 +34,9 @@ type End struct {
 type Counts struct {
 	Connections    int // opened or accepted
 	Sent, Received int64
+	DatagramsOut   int64 // of Tell and Hear, as the kernel counts them
+	DatagramsIn    int64
+	Connecting     time.Duration   // for how long it opened connections, by its clock
 	Took           []time.Duration // what each kind of load says
 	Windows        []Window        // of Idle
 	Heir           *Counts         // of Inherit: the process that it starts. Of Prefork, too
@@ -43,6 +46,7 @@ type Counts struct {
 func (c *Counts) add(other Counts) {
 	c.Connections += other.Connections
 	c.Sent, c.Received = c.Sent+other.Sent, c.Received+other.Received
+	c.Connecting += other.Connecting
 	c.Took, c.Windows = append(c.Took, other.Took...), append(c.Windows, other.Windows...)
 }
 
@@ -91,6 +95,7 @@ func Jobs() map[string]livetest.Job {
 		name(Short{}): job[Short], name(Idle{}): job[Idle], name(HandOver{}): job[HandOver], name(TakeOver{}): job[TakeOver],
 		name(Inherit{}): job[Inherit], name(heir{}): job[heir], name(Prefork{}): job[Prefork], name(worker{}): job[worker],
 		name(Hold{}): job[Hold], name(Spin{}): job[Spin],
+		name(Tell{}): job[Tell], name(Hear{}): job[Hear], name(Deaf{}): job[Deaf], name(deafHeir{}): job[deafHeir],
 		name(Talk{}): job[Talk], name(Serve{}): job[Serve], name(Browse{}): job[Browse],
 	}
 }
@@ -389,12 +394,7 @@ func (h Hold) run() (counts Counts, err error) {
 		}
 	}
 	for range h.Count {
-		if h.Listen {
-			_, err = accept(listening)
-		} else {
-			_, err = h.dial()
-		}
-		if err != nil {
+		if _, err := h.next(listening); err != nil {
 			return counts, err
 		}
 	}
@@ -414,7 +414,7 @@ type Spin struct {
 
 func (s Spin) run() (Counts, error) {
 	if s.RealTime {
-		if err := becomeRealTime(spinPriority); err != nil {
+		if err := livetest.BecomeRealTime(livetest.SpinPriority); err != nil {
 			return Counts{}, err
 		}
 	}
@@ -423,16 +423,4 @@ func (s Spin) run() (Counts, error) {
 		}
 	}
 	return Counts{}, nil
-}
-
-// The relay is on time where Spin is a real-time thread, too.
-const spinPriority, relayPriority = 1, 2
-
-// becomeRealTime is for the calling thread.
-func becomeRealTime(priority uint32) error {
-	attributes := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: priority}
-	if err := unix.SchedSetAttr(0, &attributes, 0); err != nil {
-		return fmt.Errorf("becoming a real-time thread: %w", err)
-	}
-	return nil
 }

@@ -201,6 +201,22 @@ func TestShort(t *testing.T) {
 	}
 }
 
+// To connect takes a round trip each time, and is part of what the client does; who accepts does not connect.
+func TestConnecting(t *testing.T) {
+	const count, roundTrip = 3, 20 * ms
+	r := NewRelay(t, Delays{roundTrip / 2, roundTrip / 2})
+	client, server := ends(&r.Network)
+	s := r.Server.Run("server", Short{End: server, Count: count, Most: 100})
+	begin := time.Now()
+	counted := r.Client.Run("client", Short{End: client, Count: count, Most: 100}).Wait()
+	took, served := time.Since(begin), s.Wait()
+	agree(t, counted, served)
+	// Each connection has a request and its reply, too.
+	if counted.Connecting < count*roundTrip || counted.Connecting > took-count*roundTrip || served.Connecting != 0 {
+		t.Errorf("it connected for %v of %v, and who accepts for %v", counted.Connecting, took, served.Connecting)
+	}
+}
+
 func TestIdle(t *testing.T) {
 	const rounds, warm, burst = 2, 2_000_000, 200_000
 	r := NewRelay(t, Delays{10 * ms, 10 * ms})

@@ -156,7 +156,7 @@ func (n *Namespace) Start(cmd *exec.Cmd) {
 	})
 }
 
-// SNMP are the counters of /proc/net/snmp and /proc/net/netstat: "Tcp.RetransSegs", "TcpExt.TCPTimeouts".
+// SNMP are the counters of /proc/net/snmp, snmp6 and netstat: "Tcp.RetransSegs", "Udp6InDatagrams", "TcpExt.TCPTimeouts".
 func (n *Namespace) SNMP() map[string]int64 {
 	n.t.Helper()
 	counters := map[string]int64{}
@@ -170,7 +170,7 @@ func (n *Namespace) SNMP() map[string]int64 {
 				return fmt.Errorf("reading %s: %w", file, err)
 			}
 		}
-		return nil
+		return parseCounters6(counters)
 	})
 	if err != nil {
 		n.t.Fatal(err)
@@ -198,6 +198,23 @@ func parseCounters(text []byte, counters map[string]int64) error {
 	return nil
 }
 
+// parseCounters6 reads lines with a name and a value.
+func parseCounters6(counters map[string]int64) error {
+	text, err := os.ReadFile("/proc/thread-self/net/snmp6")
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(text)) {
+		var name string
+		var value int64
+		if _, err := fmt.Sscan(line, &name, &value); err != nil {
+			return fmt.Errorf("reading snmp6: %w", err)
+		}
+		counters[name] = value
+	}
+	return nil
+}
+
 // Sysctl sets a knob of the namespace: "net.ipv4.tcp_slow_start_after_idle".
 func (n *Namespace) Sysctl(name string, value any) {
 	n.t.Helper()
@@ -207,12 +224,12 @@ func (n *Namespace) Sysctl(name string, value any) {
 	}
 }
 
-// waitListening is until somebody listens on a port, which no connection shows that would itself be counted.
+// waitListening is until somebody listens on a port, or receives datagrams there, which no connection shows that would itself be counted.
 func (n *Namespace) waitListening(port uint16) error {
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
 		var tables []byte
 		err := n.Do(func() error {
-			for _, file := range []string{"tcp", "tcp6"} {
+			for _, file := range []string{"tcp", "tcp6", "udp", "udp6"} {
 				text, err := os.ReadFile("/proc/thread-self/net/" + file)
 				if err != nil {
 					return err
@@ -224,14 +241,31 @@ func (n *Namespace) waitListening(port uint16) error {
 		if err != nil {
 			return err
 		}
-		const listening = "0A"
+		const listening, unconnected = "0A", "07"
 		for line := range strings.Lines(string(tables)) {
-			if f := strings.Fields(line); len(f) > 3 && f[3] == listening && strings.HasSuffix(f[1], fmt.Sprintf(":%04X", port)) {
+			if f := strings.Fields(line); len(f) > 3 && (f[3] == listening || f[3] == unconnected) && strings.HasSuffix(f[1], fmt.Sprintf(":%04X", port)) {
 				return nil
 			}
 		}
 		if time.Now().After(deadline) {
 			return fmt.Errorf("nobody listens on port %d", port)
 		}
+	}
+}
+
+// SteerPackets has a CPU work for what a device receives (RPS), whoever's CPU the packets come from.
+func (n *Namespace) SteerPackets(device string, cpu int) {
+	n.t.Helper()
+	err := n.Do(func() error {
+		// The devices that sysfs shows are those of the namespace that it was mounted in.
+		out, err := exec.Command("unshare", "--mount", "sh", "-c",
+			`mount -t sysfs sysfs /sys && echo "$1" > "/sys/class/net/$2/queues/rx-0/rps_cpus"`, "sh", fmt.Sprintf("%x", 1<<cpu), device).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("steering the packets of %s to CPU %d: %w: %s", device, cpu, err, out)
+		}
+		return nil
+	})
+	if err != nil {
+		n.t.Fatal(err)
 	}
 }

@@ -1,4 +1,4 @@
-// Package testnet makes the networks that tests of TCP need: two network namespaces, joined by a pair of virtual
+// Package testnet makes the networks that tests of TCP and UDP need: two network namespaces, joined by a pair of virtual
 // Ethernet devices, or by a relay that delays and drops what a test tells it to; and processes that do known work over
 // them (see Load). It needs root and /dev/net/tun, but no programs. Everything is gone when the test ends.
 package testnet

@@ -225,7 +225,7 @@ func (r *Relay) run() {
 
 func (r *Relay) forward() error {
 	// Even at nice -20 it would be late by milliseconds where others compute.
-	if err := becomeRealTime(relayPriority); err != nil {
+	if err := livetest.BecomeRealTime(livetest.RelayPriority); err != nil {
 		return err
 	}
 	fds := []unix.PollFd{
