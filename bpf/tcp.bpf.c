@@ -344,18 +344,63 @@ static __noinline int segment_check(struct conn *c, struct sock *sk, struct sk_b
 	return 0;
 }
 
+/* As tcp_done() counts it. A thread that asks for SO_ERROR at this very moment takes the error away (sock_error(), include/net/sock.h). */
+static __always_inline void conn_failed(struct conn *c, struct tcp_sock *tp, int error)
+{
+	c->flags |= CONN_FAILED;
+	c->error = error ?: tp->inet_conn.icsk_retransmits ? CONN_TIMED_OUT : CONN_REFUSED;
+}
+
+/* Somebody may take it away (volatile). */
+static __always_inline int error_of(struct sock *sk)
+{
+	return *(volatile int *)&sk->sk_err;
+}
+
+/*
+ * A connection is in this state, and nobody saw how it came there: the kernel keeps some events from all programs, as where one on the same
+ * tracepoint is running on that CPU, and some kernels keep those in the threads of a process, and in what interrupts them, from them.
+ */
+static __noinline int states_unseen(struct conn *c, struct sock *sk, int state)
+{
+	bool was_opening = c->state == TCP_SYN_SENT || c->state == TCP_SYN_RECV;
+	struct tcp_sock *tp = tcp_of(sk);
+
+	lose(LOSS_UNSEEN_STATES);
+	c->state = state;
+	if (!tp || !was_opening || state == TCP_SYN_SENT || state == TCP_SYN_RECV)
+		return 0;
+	if (state != TCP_CLOSE || tp->srtt_us) {
+		c->established = c->began + (tp->srtt_us >> 3) * 1000ULL; /* about then */
+		conn_describe(c, sk);
+	} else { /* not by its owner, whose close() would have been seen in the thread that the socket goes in, which is */
+		conn_failed(c, tp, error_of(sk));
+	}
+	return 0;
+}
+
 /*
  * A connection that is older than the probe, and that no process had a file of: nobody has accepted it yet, it is on its way to somebody through a
- * Unix socket, or it is the kernel's. So many bytes have just been written to it.
+ * Unix socket, or it is the kernel's. So many bytes have just been written to it. Or one that has its listener's context, and was accepted unseen.
  */
 static __noinline struct conn *conn_found_late(struct sock *sk, __u32 written)
 {
+	struct conn_ref *ref = bpf_sk_storage_get(&conn_refs, sk, 0, 0);
 	struct tcp_sock *tp = tcp_of(sk);
 	struct conn_counts before = {};
 	__u64 now = bpf_ktime_get_ns();
+	struct conn *c;
 
-	if (!is_tcp(sk) || !tp || bpf_sk_storage_get(&conn_refs, sk, 0, 0)) /* the latter: no slot was left for it */
+	if (!is_tcp(sk) || !tp || (ref && (ref->conn || ref->lost)))
 		return NULL;
+	if (ref) {
+		c = conn_at(conn_begin(sk, &before, listener_of(ref), CONN_ACCEPTED | CONN_PROVISIONAL, now));
+		if (c) {
+			lose(LOSS_UNSEEN_STATES);
+			c->established = now;
+		}
+		return c;
+	}
 	conn_count(&before, as_number(sk));
 	if (written)
 		count_written(&before, tp, written);
@@ -632,6 +677,7 @@ static __always_inline int state_change(struct sock *sk, int from, int to)
 	struct tcp_sock *tp;
 	struct conn *c;
 	__u64 now;
+	int error;
 
 	if (sk->sk_protocol != IPPROTO_TCP)
 		return 0;
@@ -670,6 +716,8 @@ static __always_inline int state_change(struct sock *sk, int from, int to)
 	}
 	if (!c)
 		return 0;
+	if (c->state != from)
+		states_unseen(c, sk, from);
 	c->state = to;
 	switch (to) {
 	case TCP_ESTABLISHED:
@@ -698,16 +746,11 @@ static __always_inline int state_change(struct sock *sk, int from, int to)
 			conn_handed_over(c, sk, owner_of_current(), 0);
 		conn_look(c);
 		c->closed = now;
-		/*
-		 * tcp_done() counts a failure. Before that, close() has set all of sk_shutdown; and where connect() itself fails or is
-		 * taken back, there is no error yet, but a process's lock of the socket. A thread that asks for SO_ERROR at this very
-		 * moment takes the error away (sock_error(), include/net/sock.h): so it is read once (volatile).
-		 */
-		c->error = *(volatile int *)&sk->sk_err;
-		if (from == TCP_SYN_SENT && !c->error && !sk->sk_lock.owned)
-			c->error = tp->inet_conn.icsk_retransmits ? CONN_TIMED_OUT : CONN_REFUSED;
-		if (((from == TCP_SYN_SENT && c->error) || from == TCP_SYN_RECV) && sk->sk_shutdown != SHUTDOWN_MASK)
-			c->flags |= CONN_FAILED;
+		/* It has failed, unless close() has set all of sk_shutdown, or a process that connects, or takes that back, has locked the socket. */
+		error = error_of(sk);
+		c->error = error;
+		if ((from == TCP_SYN_SENT ? error || !sk->sk_lock.owned : from == TCP_SYN_RECV) && sk->sk_shutdown != SHUTDOWN_MASK)
+			conn_failed(c, tp, error);
 		pauses_ended(c, tp, from, now);
 	}
 	return 0;
@@ -728,8 +771,10 @@ static __always_inline int socket_goes(struct sock *sk)
 	if (c->probed && tp)
 		probe_ended(c, tp);
 	conn_look(c);
-	if (!c->closed) /* that reached no program */
+	if (c->state != TCP_CLOSE) {
+		states_unseen(c, sk, TCP_CLOSE);
 		c->closed = now;
+	}
 	barrier();
 	c->ended = now;
 	return 0;
@@ -748,6 +793,8 @@ static __noinline struct conn *conn_user(struct conn *c, struct sock *sk, struct
 	if (!t)
 		return NULL;
 	t->marks |= TASK_TALKS;
+	if (!c->established && (c->state == TCP_SYN_SENT || c->state == TCP_SYN_RECV) && sk->__sk_common.skc_state == TCP_ESTABLISHED)
+		states_unseen(c, sk, TCP_ESTABLISHED);
 	if (c->owner != t->owner || c->flags & CONN_PROVISIONAL) {
 		conn_handed_over(c, sk, t->owner, written);
 		c = conn_of(sk);

@@ -148,7 +148,7 @@ struct conn_ref {
 	__u32 conn;  /* its slot, 0: it listens */
 	__u32 owner; /* who listens */
 	__u32 pid;   /* the owner's */
-	__u32 zero;
+	__u32 lost;  /* there was no slot for it */
 };
 
 struct {
@@ -356,6 +356,7 @@ static __noinline __u32 conn_begin(struct sock *sk, struct conn_counts *before, 
 	ref->conn = 0;
 	ref->owner = owner;
 	ref->pid = pid_of_owner(owner);
+	ref->lost = !c;
 	if (!c) {
 		lose(LOSS_CONNECTION_TABLE_FULL);
 		return 0;

@@ -32,6 +32,7 @@ enum loss {
 	LOSS_TIMER_TABLE_FULL,       /* a connection whose timers are not told from others': its losses are not among its stalls */
 	LOSS_HANDOVERS_MISSED,       /* a use of a connection by a new owner that found no slot: it stays the old one's */
 	LOSS_UNSEEN_SEGMENTS,        /* a segment that reached no program, where that was noticed: a stall whose beginning is not known */
+	LOSS_UNSEEN_STATES,          /* changes of a connection's state that reached no program, where that was noticed: it is found out late */
 	LOSS_STALLS_DROPPED,         /* a stall that user space was not told of in time: in the sums, but not among the worst */
 	LOSS_NAMESPACE_TABLE_FULL,   /* what the kernel counts for a network namespace, and we have no place for: the audit lacks it */
 	LOSS_FLOW_TABLE_FULL,        /* a connection whose packets' softirq time is charged to nobody */

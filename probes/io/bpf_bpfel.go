@@ -196,10 +196,11 @@ const (
 	bpfLossLOSS_TIMER_TABLE_FULL      bpfLoss = 21
 	bpfLossLOSS_HANDOVERS_MISSED      bpfLoss = 22
 	bpfLossLOSS_UNSEEN_SEGMENTS       bpfLoss = 23
-	bpfLossLOSS_STALLS_DROPPED        bpfLoss = 24
-	bpfLossLOSS_NAMESPACE_TABLE_FULL  bpfLoss = 25
-	bpfLossLOSS_FLOW_TABLE_FULL       bpfLoss = 26
-	bpfLossLOSS_MAX                   bpfLoss = 27
+	bpfLossLOSS_UNSEEN_STATES         bpfLoss = 24
+	bpfLossLOSS_STALLS_DROPPED        bpfLoss = 25
+	bpfLossLOSS_NAMESPACE_TABLE_FULL  bpfLoss = 26
+	bpfLossLOSS_FLOW_TABLE_FULL       bpfLoss = 27
+	bpfLossLOSS_MAX                   bpfLoss = 28
 )
 
 type bpfOwner uint32

@@ -2,9 +2,12 @@ package tcp_test
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -13,6 +16,8 @@ import (
 	"culprit/probes/owner"
 	"culprit/probes/snapshot"
 	"culprit/probes/tcp"
+
+	"golang.org/x/sys/unix"
 )
 
 // others is how many connections there are on the machine, which take places in a table.
@@ -178,6 +183,92 @@ func TestMissedHandover(t *testing.T) {
 		t.Errorf("the taker has %d bytes", got)
 	}
 	balance(t, s)
+}
+
+// Changes of state that reach no program are found out where they show, and counted.
+func TestUnseenStates(t *testing.T) {
+	const port = 7106
+	cases := []struct {
+		name    string
+		network func(testing.TB) *testnet.Network
+		blindly func(t *testing.T, fd int)
+		after   func(t *testing.T, fd int)
+		want    outcome
+		unseen  uint64
+	}{
+		{"failed", func(t testing.TB) *testnet.Network { return slow(t, dropNext(-1, testnet.FromClient, testnet.SYN)) },
+			func(t *testing.T, fd int) { becomes(t, fd, unix.ETIMEDOUT) },
+			func(t *testing.T, fd int) { unix.Close(fd) },
+			outcome{timedOut: 1}, 1},
+		{"established and accepted",
+			func(t testing.TB) *testnet.Network {
+				return &testnet.NewRelay(t, testnet.Delays{ToServer: 200 * ms, ToClient: 200 * ms}).Network
+			},
+			func(t *testing.T, fd int) {
+				becomes(t, fd, 0)
+				time.Sleep(400 * ms) // of the other end, too
+			},
+			func(t *testing.T, fd int) {
+				f := os.NewFile(uintptr(fd), "connection")
+				defer f.Close()
+				c, err := net.FileConn(f)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				transfer(t, c, 1000, 1)
+			},
+			outcome{opened: 1, closed: 2}, 2},
+	}
+	var networks []*testnet.Network
+	for _, c := range cases {
+		n := c.network(t)
+		inhabit(n)
+		networks = append(networks, n)
+	}
+	probe := newWatch(t, tcp.Options{})
+	for i, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			n := networks[i]
+			n.Client.Sysctl("net.ipv4.tcp_syn_retries", 1)
+			serve(t, n, at(n.Server, port), func(c *net.TCPConn) error {
+				if _, err := io.ReadFull(c, make([]byte, 1000)); err != nil {
+					return err
+				}
+				_, err := c.Write([]byte{1})
+				return err
+			})
+			w := probe.anew(t)
+			fd := begin(t, n, at(n.Server, port), unix.EINPROGRESS)
+			if err := w.probe.WhileBlind(func() { c.blindly(t, fd) }); err != nil {
+				t.Fatal(err)
+			}
+			c.after(t, fd)
+			time.Sleep(1200 * ms) // until both ends are gone
+			s := w.read()
+			r := self(t, s)
+			log(t, r)
+			got := outcome{opened: r.Opened, refused: r.Refused, timedOut: r.TimedOut, aborted: r.Aborted, closed: r.Closed, open: r.Open}
+			if got != c.want {
+				t.Errorf("got %+v, want %+v", got, c.want)
+			}
+			if unseen := lost(s, "unseen_states"); unseen < c.unseen {
+				t.Errorf("%d changes of state are said to be unseen, want %d", unseen, c.unseen)
+			}
+			balance(t, s)
+		})
+	}
+}
+
+// becomes is until an attempt to connect has come to an end, which must be this.
+func becomes(t *testing.T, fd int, want syscall.Errno) {
+	t.Helper()
+	if _, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, int(time.Minute.Milliseconds())); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR); err != nil || syscall.Errno(got) != want {
+		t.Fatalf("connecting came to %v (%v), want %v", syscall.Errno(got), err, want)
+	}
 }
 
 // A reader that leaves something for the next read, and is not late, has missed nothing.

@@ -408,7 +408,7 @@ func TestShortConnections(t *testing.T) {
 	balance(t, s)
 	missed := lost(s, "events_missed") // since 7.0, where programs are preempted
 	for _, l := range s.Loss {
-		if l.Count > 0 && l.Name != "events_missed" && (l.Name != "unseen_segments" || l.Count > missed) {
+		if l.Count > 0 && l.Name != "events_missed" && !isOthers(l) && (l.Name != "unseen_segments" || l.Count > missed) {
 			t.Errorf("%s=%d", l.Name, l.Count)
 		}
 	}

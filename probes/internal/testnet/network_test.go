@@ -95,39 +95,63 @@ func TestRelayDelaysWhileCPUsAreBusy(t *testing.T) {
 	testDelays(t)
 }
 
+// testDelays is of the best of some relays: a machine's host makes each of them late now and then, and nothing makes one early.
 func testDelays(t *testing.T) {
 	t.Helper()
+	const tries = 3
 	for _, delays := range []Delays{{}, {ToServer: 10 * time.Millisecond, ToClient: 5 * time.Millisecond}, {ToClient: 100 * time.Millisecond}} {
 		t.Run(fmt.Sprint(delays.ToServer, delays.ToClient), func(t *testing.T) {
 			families(t, func(t *testing.T, address func(*Namespace) netip.AddrPort) {
-				r := NewRelay(t, delays)
-				client, server := connect(t, &r.Network, address(r.Server), Socket{NoDelay: true})
-				go io.Copy(server, server)
-				var took []time.Duration
-				for range 30 {
-					begin := time.Now()
-					if _, err := client.Write([]byte{1}); err != nil {
-						t.Fatal(err)
+				for try := 1; ; try++ {
+					late := whatIsLate(t, delays, address)
+					if late == "" || testing.Short() { // emulated kernels are slow
+						return
 					}
-					if _, err := io.ReadFull(client, make([]byte, 1)); err != nil {
-						t.Fatal(err)
+					if try == tries {
+						t.Fatal(late)
 					}
-					took = append(took, time.Since(begin))
-				}
-				slices.Sort(took)
-				least, median, most := took[0], took[len(took)/2], took[len(took)-1]
-				t.Logf("round trips took %v, %v, %v", least, median, most)
-				// Emulated kernels are slow.
-				if want := delays.ToServer + delays.ToClient; least < want || median > want+time.Millisecond && !testing.Short() {
-					t.Errorf("round trips took %v and more, half of them more than %v, want %v", least, median, want)
-				}
-				r.ended.Do(r.end)
-				if late := r.late; late.packets < 60 || late.much > late.packets/20 && !testing.Short() {
-					t.Errorf("of %d packets, %d were late", late.packets, late.much)
+					t.Logf("again: %s", late)
 				}
 			})
 		})
 	}
+}
+
+// whatIsLate is "" where round trips through a relay take what they should. None is early, or the test fails.
+func whatIsLate(t *testing.T, delays Delays, address func(*Namespace) netip.AddrPort) string {
+	t.Helper()
+	r := NewRelay(t, delays)
+	client, server := connect(t, &r.Network, address(r.Server), Socket{NoDelay: true})
+	go io.Copy(server, server)
+	var took []time.Duration
+	for range 30 {
+		begin := time.Now()
+		if _, err := client.Write([]byte{1}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(client, make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		took = append(took, time.Since(begin))
+	}
+	r.ended.Do(r.end)
+	slices.Sort(took)
+	least, median, most := took[0], took[len(took)/2], took[len(took)-1]
+	t.Logf("round trips took %v, %v, %v", least, median, most)
+	want := delays.ToServer + delays.ToClient
+	if least < want {
+		t.Errorf("a round trip took %v, want %v at least", least, want)
+	}
+	if r.late.packets < 60 {
+		t.Errorf("the relay carried %d packets, want 60 at least", r.late.packets)
+	}
+	switch {
+	case median > want+time.Millisecond:
+		return fmt.Sprintf("half of the round trips took more than %v, want %v", median, want)
+	case r.late.much > r.late.packets/20:
+		return fmt.Sprintf("of %d packets, %d were late", r.late.packets, r.late.much)
+	}
+	return ""
 }
 
 func TestDropIsOneRetransmission(t *testing.T) {
