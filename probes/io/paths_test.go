@@ -131,7 +131,7 @@ func TestReads(t *testing.T) {
 			w := livetest.CommonWatch(t)
 			for _, job := range []string{"read", "mmapread"} {
 				w.Measure(func(int) {
-					livetest.DropCaches(t)
+					livetest.DropCaches(t, disk.Path("file"))
 					livetest.Do(t, "reader", job, disk.Path("file"))
 				})
 				r := w.Row("reader", disk.Name)
@@ -211,7 +211,7 @@ func TestStacks(t *testing.T) {
 				file := top.Path(fmt.Sprint("file", try))
 				livetest.Do(t, "writer", "write", file, 16*mib)
 				w.Sync()
-				livetest.DropCaches(t)
+				livetest.DropCaches(t, file)
 				livetest.Do(t, "reader", "read", file)
 			})
 			w.Balance()

@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -209,13 +211,51 @@ func DirtyLimit(t testing.TB, bytes int) {
 	}
 }
 
-// DropCaches makes the next reads come from the disks.
-func DropCaches(t testing.TB) {
+// DropCaches makes the next reads of a file come from its disk. The kernel drops what it can: a page that a CPU is about to put on a list of
+// pages stays until that is done.
+func DropCaches(t testing.TB, path string) {
 	t.Helper()
-	unix.Sync()
-	if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0o644); err != nil {
+	f, err := os.Open(path) // beforehand: it may take reading, too
+	if err != nil {
 		t.Fatal(err)
 	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	mem, err := unix.Mmap(int(f.Fd()), 0, int(info.Size()), unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		t.Fatalf("mapping %s: %v", path, err)
+	}
+	defer unix.Munmap(mem)
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		unix.Sync()
+		if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		pages := resident(t, mem)
+		if pages == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d pages of %s stay in memory", pages, path)
+		}
+	}
+}
+
+// resident is how many pages of a mapping are in memory.
+func resident(t testing.TB, mem []byte) (pages int) {
+	t.Helper()
+	page := os.Getpagesize()
+	in := make([]byte, (len(mem)+page-1)/page)
+	if _, _, failed := unix.Syscall(unix.SYS_MINCORE, uintptr(unsafe.Pointer(&mem[0])), uintptr(len(mem)), uintptr(unsafe.Pointer(&in[0]))); failed != 0 {
+		t.Fatalf("asking which pages are in memory: %v", failed)
+	}
+	for _, flags := range in {
+		pages += int(flags & 1)
+	}
+	return pages
 }
 
 // Try runs a program to its end; it may be called on any goroutine.
