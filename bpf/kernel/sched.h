@@ -107,6 +107,9 @@ struct task_struct {
 	unsigned int flags;
 	unsigned char on_rq; /* an int before 7.0, of which this is the low byte */
 	int exit_state;
+	int exit_code;
+	int prio;
+	int wake_cpu;
 	bool throttled; /* since 6.18 (e1fad12dcb66 "sched/fair: Switch to task based throttle model") */
 	__u64 numa_pages_migrated;
 	struct sched_entity se;

@@ -9,6 +9,7 @@ import (
 	"culprit/probes/owner"
 	"culprit/probes/sched"
 	"culprit/probes/tcp"
+	"culprit/probes/trace"
 )
 
 // probes is the one list of what culprit attaches: each is a C file in bpf and a
@@ -29,4 +30,5 @@ var probes = []struct {
 	{"tcp", tcp.Check, newTCP, func(f filters) attach {
 		return (&tcpFlags{watchFlags: watchFlags{filters: f}, connections: true, worst: true, minStall: defaultMinStall}).attach
 	}},
+	{"trace", trace.Check, newTrace, func(f filters) attach { return (&traceFlags{filters: f}).attach }},
 }

@@ -43,6 +43,13 @@ func (a *Array[T]) Get(i uint32) (v T) {
 	return v
 }
 
+// Read copies what of element i begins at an offset. It may be of several moments.
+func (a *Array[T]) Read(i uint32, offset uintptr, buf []byte) {
+	if _, err := a.mem.ReadAt(buf, int64(i)*a.stride+int64(offset)); err != nil {
+		panic(fmt.Sprintf("%d bytes from %d of element %d of %d: %v", len(buf), offset, i, a.n, err)) // an index out of range
+	}
+}
+
 // Set writes element i. Nothing in the kernel may be using it.
 func (a *Array[T]) Set(i uint32, v T) {
 	buf := unsafe.Slice((*byte)(unsafe.Pointer(&v)), unsafe.Sizeof(v))

@@ -226,9 +226,12 @@ func (t *Table) Maps() map[string]*ebpf.Map {
 func (t *Table) LoadObject(spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
 	shared := t.Maps()
 	for name, m := range shared {
-		if s := spec.Maps[name]; s != nil {
-			s.MaxEntries = m.MaxEntries()
+		s := spec.Maps[name]
+		if s == nil {
+			delete(shared, name)
+			continue
 		}
+		s.MaxEntries = m.MaxEntries()
 	}
 	return ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: shared})
 }

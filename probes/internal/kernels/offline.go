@@ -17,6 +17,7 @@ import (
 	"culprit/probes/owner"
 	"culprit/probes/sched"
 	"culprit/probes/tcp"
+	"culprit/probes/trace"
 )
 
 // object is what a probe loads into the kernel.
@@ -31,6 +32,7 @@ var objects = []object{
 	{"io", ioprobe.Spec, ioprobe.Check},
 	{"sched", sched.Spec, sched.Check},
 	{"tcp", tcp.Spec, tcp.Check},
+	{"trace", trace.Spec, trace.Check},
 }
 
 // finding is something that an object asks of a kernel and does not get.

@@ -26,11 +26,12 @@ var plans = []planned{
 	{dir: "probes/tcp", skip: "TestHealthyTraffic|TestMisleadingTraffic/pictures|TestMisleadingTraffic/has_waited|TestMisleadingTraffic/HTTP|TestRemedies|TestLosses|TestLostWaits|TestFullTableRecovers|TestScale|" +
 		"TestPartialReads|TestReadingsAddUp|TestNagle|TestAcceptedElsewhere|TestCauses/delayed_ack"},
 	{dir: "probes/owner", beside: true},
+	{dir: "probes/trace", beside: true},
 	{dir: "probes/io", skip: "TestLossesAreSeen"}, // tables of all sizes
 	// Tables that are full, and what the guests have no loads for: perf, stress-ng, the Go compiler.
 	{dir: "probes/sched", skip: "TestLossesAreSeen|TestAgainstPerf|TestSoftirqsCaused|TestFirstWait|TestDepth|TestScale"},
 	{dir: "cmd/culprit", program: true, skip: "TestImportsGoOneWay|TestProbesAreOneSet|TestCommandsAreDocumented|" +
-		"TestScripts/output|TestScripts/usage|TestScripts/sched|TestScripts/tcp|TestScripts/summary|TestScripts/doctor|TestBlame|TestRun[A-Z]|TestTCPNamespace|TestLateDevice|TestHostFiles|TestContainerNames|TestFileCapabilitiesReadNoChosenFile"},
+		"TestScripts/output|TestScripts/usage|TestScripts/sched|TestScripts/tcp|TestScripts/summary|TestScripts/doctor|TestBlame|TestRun[A-Z]|TestTrace[A-Z]|TestTCPNamespace|TestLateDevice|TestHostFiles|TestContainerNames|TestFileCapabilitiesReadNoChosenFile"},
 }
 
 // plan is what runs on each kernel.

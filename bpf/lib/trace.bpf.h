@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: Dual MIT/GPL */
+/*
+ * Single events, for user space to read in order, or to keep the last ones of: a ring of memory for each CPU that user space maps, and
+ * that new records overwrite the oldest of. BPF's own ring buffers can only drop the newest, are shared by all CPUs, and add 8 bytes to a record.
+ *
+ * A position counts bytes since the beginning. What an interrupt's programs write lies behind what they interrupt, which is published with it.
+ */
+#pragma once
+#include "../kernel/types.h"
+#include <bpf/bpf_helpers.h>
+
+#define TRACE_CHUNK (1 << 16)
+#define TRACE_LONGEST 64 /* bytes of a record */
+
+/* A record is words of 8 bytes. What a, b, c and more mean depends on its kind. */
+struct trace_record {
+	__u32 at; /* the low half of ns, CLOCK_BOOTTIME */
+	__u8 kind;
+	__u8 words;
+	__u16 a;
+	__u32 b, c;
+	__u64 more[(TRACE_LONGEST - 16) / 8];
+};
+
+const struct trace_record *trace_record_type __attribute__((unused));
+
+enum trace_kind {
+	TRACE_NONE,
+	TRACE_CLOCK,        /* more: the whole time */
+	TRACE_SWITCH,       /* a: how the one that goes off sleeps, b: its tid, c: the next one's, and above 24 bits its priority */
+	TRACE_WAKING,       /* a: the CPU that it ran on last, b: its tid, c: the waker's, TRACE_INTERRUPT: by an interrupt meanwhile */
+	TRACE_MIGRATE,      /* a: to, b: its tid, c: from */
+	TRACE_IRQ,          /* at its end. a: its number, b: ns that it took, c: the tid that it interrupted */
+	TRACE_SOFTIRQ,      /* at its end. a: its kind, b and c likewise */
+	TRACE_SIGNAL,       /* a: its number, b: the tid that it is for, c: the sender's, more: si_code, and above 32 bits what became of it */
+	TRACE_OOM,          /* b: the tid of who is killed */
+	TRACE_FAULT,        /* a: 1 in user space, b: the tid, more: the address */
+	TRACE_SYSCALL,      /* a: its number, b: the tid */
+	TRACE_SYSCALL_ENDS, /* a: its number, b: the tid, more: what it returned */
+	TRACE_KINDS,
+};
+
+const enum trace_kind *trace_kind_type __attribute__((unused));
+
+#define TRACE_INTERRUPT (1U << 31)
+#define TRACE_PREEMPTED 0x100
+#define TRACE_IDLE 0x80
+
+struct trace_chunk {
+	__u64 first; /* the position of the first record that begins in it, */
+	__u64 at;    /* about when that was, */
+	__u64 count; /* and how many records there were before */
+	__u8 data[TRACE_CHUNK + TRACE_LONGEST]; /* the last one may be longer than the chunk */
+};
+
+struct trace_cpu {
+	__u64 reserved;  /* the position behind the last record, */
+	__u64 published; /* and behind the last of which all before are written, too */
+	__u64 count;     /* of records */
+	__u64 at;        /* of the last one */
+	__u64 nested;    /* how many programs that can be interrupted are writing */
+	__u64 irq_since, softirq_since;
+	__u64 unused[9]; /* two lines of the cache, of which processors fetch pairs */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1); /* CPUs */
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct trace_cpu);
+} trace_cpus SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 4); /* each CPU's */
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct trace_chunk);
+} trace_chunks SEC(".maps");
+
+/* Of each CPU, less one. Their number is a power of two. */
+const volatile __u32 trace_chunk_mask = 3;
+
+static __always_inline struct trace_chunk *trace_chunk_of(__u32 cpu, __u64 position)
+{
+	__u32 at = cpu * (trace_chunk_mask + 1) + (position / TRACE_CHUNK & trace_chunk_mask);
+
+	return bpf_map_lookup_elem(&trace_chunks, &at);
+}
+
+/* The record at a position is to be so long. */
+static __always_inline struct trace_record *trace_place(const struct trace_cpu *t, __u32 cpu, __u64 position, __u32 length, __u64 now)
+{
+	struct trace_chunk *chunk;
+
+	if ((position + length) / TRACE_CHUNK != position / TRACE_CHUNK) {
+		chunk = trace_chunk_of(cpu, position + length);
+		if (chunk) {
+			chunk->first = position + length;
+			chunk->at = now;
+			chunk->count = t->count;
+		}
+	}
+	chunk = trace_chunk_of(cpu, position);
+	return chunk ? (void *)&chunk->data[position % TRACE_CHUNK] : NULL;
+}
+
+static __always_inline void trace_write(struct trace_record *r, const struct trace_record *from, __u32 length)
+{
+	__u64 *to = (void *)r;
+	const __u64 *word = (const void *)from;
+
+#pragma unroll
+	for (__u32 i = 0; i < length / 8; i++)
+		to[i] = word[i];
+}
+
+/* What a record's time is the low half of must be told before that half comes around again. */
+static __always_inline bool trace_clock_is_due(const struct trace_cpu *t, __u64 now)
+{
+	return now - t->at > 1U << 30;
+}
+
+#define TRACE_SHORT 16
+
+static __always_inline struct trace_record trace_clock(__u64 now)
+{
+	return (struct trace_record){ .at = now, .kind = TRACE_CLOCK, .words = TRACE_SHORT / 8, .b = now, .c = now >> 32 };
+}
+
+static __always_inline struct trace_cpu *trace_here(__u32 *cpu)
+{
+	*cpu = bpf_get_smp_processor_id();
+	return bpf_map_lookup_elem(&trace_cpus, cpu);
+}
+
+/* Where interrupts are off: nothing comes in between. */
+static __always_inline int trace_uninterrupted(struct trace_record *r, __u32 length)
+{
+	__u64 now = bpf_ktime_get_boot_ns(), position;
+	struct trace_record *place, clock;
+	struct trace_cpu *t;
+	__u32 cpu;
+
+	t = trace_here(&cpu);
+	if (!t)
+		return 0;
+	r->at = now;
+	r->words = length / 8;
+	position = t->reserved;
+	if (trace_clock_is_due(t, now)) {
+		clock = trace_clock(now);
+		t->count++;
+		t->reserved = position + TRACE_SHORT;
+		place = trace_place(t, cpu, position, TRACE_SHORT, now);
+		if (place)
+			trace_write(place, &clock, TRACE_SHORT);
+		position += TRACE_SHORT;
+	}
+	t->at = now;
+	t->count++;
+	t->reserved = position + length;
+	place = trace_place(t, cpu, position, length, now);
+	if (place)
+		trace_write(place, r, length);
+	barrier();
+	if (!t->nested)
+		t->published = position + length;
+	return 0;
+}
+
+/* Where they are on, or where a thread can be preempted. */
+static __always_inline int trace_interruptible(struct trace_record *r, __u32 length)
+{
+	struct trace_record *place, clock;
+	struct trace_cpu *t;
+	__u64 now, position;
+	__u32 cpu;
+
+	t = trace_here(&cpu);
+	if (!t)
+		return 0;
+	__sync_fetch_and_add(&t->nested, 1);
+	now = bpf_ktime_get_boot_ns();
+	r->at = now;
+	r->words = length / 8;
+	if (trace_clock_is_due(t, now)) {
+		clock = trace_clock(now);
+		__sync_fetch_and_add(&t->count, 1);
+		position = __sync_fetch_and_add(&t->reserved, TRACE_SHORT);
+		place = trace_place(t, cpu, position, TRACE_SHORT, now);
+		if (place)
+			trace_write(place, &clock, TRACE_SHORT);
+	}
+	t->at = now;
+	__sync_fetch_and_add(&t->count, 1);
+	position = __sync_fetch_and_add(&t->reserved, length);
+	place = trace_place(t, cpu, position, length, now);
+	if (place)
+		trace_write(place, r, length);
+	if (__sync_fetch_and_add(&t->nested, -1) == 1)
+		t->published = *(volatile __u64 *)&t->reserved;
+	return 0;
+}

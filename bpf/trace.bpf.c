@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: Dual MIT/GPL
+/*
+ * Single events, in order, for files that timelines and query engines open: who had each CPU and who woke whom, migrations, the life of
+ * threads, interrupts and softirqs, signals, OOM kills, TCP's states and retransmissions, and on request page faults and system calls.
+ *
+ * Hooks one tracepoint for each kind of event that is asked for. Keeps the last records of each CPU (lib/trace.bpf.h), and sends
+ * the lives of threads besides, so that names outlive what is overwritten. Can lose: records that user space did not read
+ * before they were overwritten, which it counts; threads' names, as trace_lives_dropped.
+ */
+#include "lib/compat.bpf.h"
+#include "lib/loss.bpf.h"
+#include "lib/trace.bpf.h"
+#include "kernel/sched.h"
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_tracing.h>
+
+char LICENSE[] SEC("license") = "Dual MIT/GPL";
+
+static __always_inline __u32 current_tid(void) { return bpf_get_current_pid_tgid(); }
+
+/* ---- scheduling ---- */
+
+/* As sched_switch prints it: __task_state_index(), include/linux/sched.h. */
+static __always_inline __u16 sleeps_how(bool preempt, unsigned int state, int exit_state)
+{
+	const unsigned int idle = 0x402, report = 0x7f; /* TASK_IDLE, TASK_REPORT */
+
+	if (preempt)
+		return TRACE_PREEMPTED;
+	if ((state & idle) == idle)
+		return TRACE_IDLE;
+	return (state | exit_state) & report;
+}
+
+SEC("tp_btf/sched_switch")
+int BPF_PROG(trace_switch, bool preempt, struct task_struct *prev, struct task_struct *next, unsigned int state)
+{
+	struct trace_record r = {
+		.kind = TRACE_SWITCH, .a = sleeps_how(preempt, state, prev->exit_state), .b = prev->pid, .c = next->pid | next->prio << 24
+	};
+
+	return trace_uninterrupted(&r, TRACE_SHORT);
+}
+
+static __always_inline int woken(struct task_struct *task)
+{
+	struct trace_record r = { .kind = TRACE_WAKING, .a = task->wake_cpu, .b = task->pid, .c = current_tid() };
+	struct trace_cpu *t;
+	__u32 cpu;
+
+	t = trace_here(&cpu);
+	if (t && (t->irq_since || t->softirq_since))
+		r.c |= TRACE_INTERRUPT;
+	return trace_uninterrupted(&r, TRACE_SHORT);
+}
+
+SEC("tp_btf/sched_waking")
+int BPF_PROG(trace_waking, struct task_struct *task)
+{
+	return woken(task);
+}
+
+SEC("tp_btf/sched_wakeup_new")
+int BPF_PROG(trace_wakeup_new, struct task_struct *task)
+{
+	return woken(task);
+}
+
+SEC("tp_btf/sched_migrate_task")
+int BPF_PROG(trace_migrate, struct task_struct *task, int to)
+{
+	struct trace_record r = { .kind = TRACE_MIGRATE, .a = to, .b = task->pid, .c = task->wake_cpu };
+
+	return trace_uninterrupted(&r, TRACE_SHORT);
+}
+
+/* ---- the lives of threads ---- */
+
+enum life {
+	LIFE_BEGINS,
+	LIFE_EXECUTES,
+	LIFE_RENAMED,
+	LIFE_ENDS,
+};
+
+const enum life *life_type __attribute__((unused));
+
+/* What happened to a thread, and what it is called from then on. */
+struct trace_life {
+	__u64 at; /* ns, CLOCK_BOOTTIME */
+	__u32 what; /* enum life */
+	__u32 cpu;
+	__u32 tid, pid;
+	__u32 by; /* LIFE_BEGINS: the tid of who made it, LIFE_ENDS: the exit code */
+	__u32 prio;
+	char comm[16];
+};
+
+const struct trace_life *trace_life_type __attribute__((unused));
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 20);
+} trace_lives SEC(".maps");
+
+static __always_inline int lived(enum life what, struct task_struct *task, __u32 by, const char *comm)
+{
+	struct trace_life *l = bpf_ringbuf_reserve(&trace_lives, sizeof(*l), 0);
+
+	if (!l) {
+		lose(LOSS_TRACE_LIVES_DROPPED);
+		return 0;
+	}
+	l->at = bpf_ktime_get_boot_ns();
+	l->what = what;
+	l->cpu = bpf_get_smp_processor_id();
+	l->tid = task->pid;
+	l->pid = task->tgid;
+	l->by = by;
+	l->prio = task->prio;
+	bpf_probe_read_kernel_str(l->comm, sizeof(l->comm), comm);
+	bpf_ringbuf_submit(l, BPF_RB_NO_WAKEUP);
+	return 0;
+}
+
+SEC("tp_btf/task_newtask")
+int BPF_PROG(trace_thread_begins, struct task_struct *task)
+{
+	return lived(LIFE_BEGINS, task, current_tid(), task->comm);
+}
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(trace_executes, struct task_struct *task)
+{
+	return lived(LIFE_EXECUTES, task, 0, task->comm);
+}
+
+SEC("tp_btf/task_rename")
+int BPF_PROG(trace_renamed, struct task_struct *task, const char *comm)
+{
+	return lived(LIFE_RENAMED, task, 0, comm);
+}
+
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(trace_thread_ends, struct task_struct *task)
+{
+	return lived(LIFE_ENDS, task, task->exit_code, task->comm);
+}
+
+/* ---- interrupts ---- */
+
+/* Who wakes somebody needs to know of them in any case. */
+const volatile bool keep_irqs = true, keep_softirqs = true;
+
+static __always_inline __u32 saturated(__u64 ns) { return ns > ~0U ? ~0U : ns; }
+
+SEC("tp_btf/irq_handler_entry")
+int BPF_PROG(trace_irq_begins)
+{
+	struct trace_cpu *t;
+	__u32 cpu;
+
+	t = trace_here(&cpu);
+	if (t)
+		t->irq_since = bpf_ktime_get_boot_ns();
+	return 0;
+}
+
+SEC("tp_btf/irq_handler_exit")
+int BPF_PROG(trace_irq, int number)
+{
+	struct trace_record r = { .kind = TRACE_IRQ, .a = number, .c = current_tid() };
+	struct trace_cpu *t;
+	__u32 cpu;
+
+	t = trace_here(&cpu);
+	if (!t || !t->irq_since)
+		return 0;
+	r.b = saturated(bpf_ktime_get_boot_ns() - t->irq_since);
+	t->irq_since = 0;
+	return keep_irqs ? trace_uninterrupted(&r, TRACE_SHORT) : 0;
+}
+
+SEC("tp_btf/softirq_entry")
+int BPF_PROG(trace_softirq_begins)
+{
+	struct trace_cpu *t;
+	__u32 cpu;
+
+	t = trace_here(&cpu);
+	if (t)
+		t->softirq_since = bpf_ktime_get_boot_ns();
+	return 0;
+}
+
+SEC("tp_btf/softirq_exit")
+int BPF_PROG(trace_softirq, unsigned int kind)
+{
+	struct trace_record r = { .kind = TRACE_SOFTIRQ, .a = kind, .c = current_tid() };
+	struct trace_cpu *t;
+	__u32 cpu;
+
+	t = trace_here(&cpu);
+	if (!t || !t->softirq_since)
+		return 0;
+	r.b = saturated(bpf_ktime_get_boot_ns() - t->softirq_since);
+	t->softirq_since = 0;
+	return keep_softirqs ? trace_interruptible(&r, TRACE_SHORT) : 0;
+}
+
+/* ---- signals, memory, system calls ---- */
+
+struct kernel_siginfo {
+	int si_code;
+} __attribute__((preserve_access_index));
+
+SEC("tp_btf/signal_generate")
+int BPF_PROG(trace_signal, int number, struct kernel_siginfo *info, struct task_struct *task, int group, int result)
+{
+	struct trace_record r = { .kind = TRACE_SIGNAL, .a = number, .b = task->pid, .c = current_tid() };
+	__u64 address = 0;
+	int code = 0;
+
+	bpf_probe_read_kernel(&address, sizeof(address), &info);
+	if (address > 1) /* SEND_SIG_NOINFO, SEND_SIG_PRIV (include/linux/sched/signal.h) */
+		code = BPF_CORE_READ((struct kernel_siginfo *)address, si_code);
+	r.more[0] = (__u32)code | (__u64)result << 32;
+	return trace_uninterrupted(&r, TRACE_SHORT + 8); /* siglock is held */
+}
+
+/* The task since 6.10 (72ba14deb40a "mm: update mark_victim tracepoints fields"), its id before. */
+const volatile bool oom_tells_task = true;
+
+SEC("tp_btf/mark_victim")
+int trace_oom(__u64 *ctx)
+{
+	struct trace_record r = { .kind = TRACE_OOM };
+
+	r.b = oom_tells_task ? BPF_CORE_READ((struct task_struct *)ctx[0], pid) : ctx[0];
+	return trace_interruptible(&r, TRACE_SHORT);
+}
+
+static __always_inline int faulted(__u64 address, __u16 user)
+{
+	struct trace_record r = { .kind = TRACE_FAULT, .a = user, .b = current_tid(), .more = { address } };
+
+	return trace_interruptible(&r, TRACE_SHORT + 8);
+}
+
+SEC("tp_btf/page_fault_user")
+int BPF_PROG(trace_fault_user, unsigned long address)
+{
+	return faulted(address, 1);
+}
+
+SEC("tp_btf/page_fault_kernel")
+int BPF_PROG(trace_fault_kernel, unsigned long address)
+{
+	return faulted(address, 0);
+}
+
+SEC("tp_btf/sys_enter")
+int BPF_PROG(trace_syscall, void *regs, long number)
+{
+	struct trace_record r = { .kind = TRACE_SYSCALL, .a = number, .b = current_tid() };
+
+	return trace_interruptible(&r, TRACE_SHORT);
+}
+
+SEC("tp_btf/sys_exit")
+int BPF_PROG(trace_syscall_ends, void *regs, long result)
+{
+	struct trace_record r = { .kind = TRACE_SYSCALL_ENDS, .b = current_tid(), .more = { result } };
+
+	return trace_interruptible(&r, TRACE_SHORT + 8);
+}

@@ -1,0 +1,237 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+
+	"culprit/output/table"
+	"culprit/output/tracefile"
+	"culprit/probes/owner"
+	"culprit/probes/snapshot"
+	"culprit/probes/trace"
+)
+
+// traceFlags are those of culprit trace.
+type traceFlags struct {
+	filters
+	duration time.Duration
+	output   string
+	format   string
+	events   []string
+	buffer   string
+	list     bool
+
+	bytes uint64
+	probe *trace.Probe
+	file  *tracefile.Writer
+	seen  uint64
+	loss  []snapshot.Loss
+}
+
+const (
+	defaultBuffer = "64MiB"
+	leastBuffer   = 1 << 20
+	mostBuffer    = 16 << 30
+	traceEvery    = 100 * time.Millisecond // how often events are read
+)
+
+func newTrace() *cobra.Command {
+	f := traceFlags{filters: filters{proc: hostProc, sys: hostSys}}
+	cmd := &cobra.Command{
+		Use:   "trace -o FILE",
+		Short: "Every event to a file that a timeline viewer or a query engine opens",
+		Long: `Writes single events to a file, until Ctrl-C or --duration: who had each CPU and who
+woke whom, interrupts and softirqs, the lives of threads, signals, OOM kills, and if
+asked for, page faults and system calls.
+
+The end of the file's name says what it is:
+  .pftrace      a timeline for https://ui.perfetto.dev, which can query it, too
+  .jsonl        one JSON object a line
+  .parquet      a directory with a table for each kind of event, for DuckDB and others;
+                a part of it is finished each second
+.pftrace.gz and .jsonl.gz are compressed. To standard output, -o - --format FORMAT.
+
+Times are those of CLOCK_BOOTTIME, in ns. Each CPU keeps its last events in --buffer
+until they are read: what is overwritten before is counted, said at the end, and
+stored in the file. A file that was cut, by a full disk or a crash, can be read up
+to there.`,
+		Example: `  culprit trace -o t.pftrace --duration 5s   a timeline of five seconds
+  culprit trace -o t.jsonl.gz -e sched.switch,syscall
+  culprit trace -o t.parquet --duration 1m
+  duckdb -c "select next_comm, count(*) from 't.parquet/sched.switch/*.parquet' group by 1"
+  culprit trace -o - --format jsonl --duration 1s | jq .event
+  culprit trace --list                       all events and their fields`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if f.list {
+				return table.Events(cmd.OutOrStdout())
+			}
+			if err := f.check(); err != nil {
+				return err
+			}
+			return f.run(cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	_, usual := trace.Kinds()
+	flags.StringVarP(&f.output, "output", "o", "", "write to `FILE`, which ends in ."+strings.Join(tracefile.Formats, ", .")+"; - is standard output")
+	flags.DurationVar(&f.duration, "duration", 0, "end after this `TIME`, such as 10s or 5m; 0 is until Ctrl-C")
+	flags.StringSliceVarP(&f.events, "events", "e", usual, "trace these `KINDS` of events, of those that --list prints")
+	flags.StringVar(&f.format, "format", "", "write as `FORMAT`, whatever the file is called: "+strings.Join(tracefile.Formats, ", "))
+	flags.StringVar(&f.buffer, "buffer", defaultBuffer, "keep up to this `SIZE` of events in memory until they are read")
+	flags.BoolVar(&f.list, "list", false, "list the kinds of events and their fields, and do nothing else")
+	flags.StringVar(&f.proc, "proc", hostProc, "the host's procfs is mounted at `DIR`")
+	complete(cmd, "format", tracefile.Formats)
+	all, _ := trace.Kinds()
+	complete(cmd, "events", all)
+	return cmd
+}
+
+// check finds what cannot be meant.
+func (f *traceFlags) check() error {
+	if f.output == "" {
+		return usagef("where to? give --output FILE, whose name ends in .%s", strings.Join(tracefile.Formats, ", ."))
+	}
+	if f.format == "" {
+		if f.format = tracefile.FormatOf(f.output); f.format == "" {
+			return usagef("bad --output %q: give a name that ends in .%s, or --format", f.output, strings.Join(tracefile.Formats, ", ."))
+		}
+	}
+	if !slices.Contains(tracefile.Formats, f.format) {
+		return usagef("bad --format %q: give one of %s", f.format, strings.Join(tracefile.Formats, ", "))
+	}
+	if f.output == "-" && f.format == tracefile.Parquet {
+		return usagef("parquet is a directory, and cannot go to standard output: give --output DIRECTORY.parquet, or another --format")
+	}
+	if f.duration < 0 {
+		return usagef("bad --duration %v: give a time such as 10s or 5m, or 0", f.duration)
+	}
+	all, _ := trace.Kinds()
+	for _, kind := range f.events {
+		if !slices.Contains(all, kind) {
+			return usagef("bad --events %q: give some of %s", kind, strings.Join(all, ","))
+		}
+	}
+	if len(f.events) == 0 {
+		return usagef("bad --events \"\": give some of %s", strings.Join(all, ","))
+	}
+	var err error
+	if f.bytes, err = humanize.ParseBytes(f.buffer); err != nil || f.bytes < leastBuffer || f.bytes > mostBuffer {
+		return usagef("bad --buffer %q: give a size from %s to %s", f.buffer, humanize.IBytes(leastBuffer), humanize.IBytes(mostBuffer))
+	}
+	return f.filters.check()
+}
+
+// attach brings up the trace probe.
+func (f *traceFlags) attach(owners *owner.Table, _ *table.Table) (*part, error) {
+	probe, err := trace.Load(owners, trace.Options{Kinds: f.events, Bytes: f.bytes, Proc: f.proc})
+	if err != nil {
+		return nil, err
+	}
+	f.probe = probe
+	return &part{close: probe.Close, memory: probe.Memory, report: f.read}, nil
+}
+
+// read writes what happened since it was called last.
+func (f *traceFlags) read() error {
+	t, err := f.probe.Read()
+	if err != nil {
+		return err
+	}
+	f.loss = t.Loss
+	if err := f.file.Write(t); err != nil {
+		return err
+	}
+	f.seen += uint64(t.Events())
+	return nil
+}
+
+func (f *traceFlags) run(stdout, stderr io.Writer) (err error) {
+	ctx, stop := interruptible()
+	defer stop()
+	owners, _, closeAll, err := bringUp(owner.Options{Proc: f.proc}, nil, f.attach)
+	defer closing(&err, closeAll)
+	if err != nil {
+		return err
+	}
+	if f.output == "-" {
+		f.file, err = tracefile.New(stdout, f.format)
+	} else {
+		f.file, err = tracefile.Create(f.output, f.format)
+	}
+	if err != nil {
+		return err
+	}
+	if err := limit(stillNeeded(f.proc)...); err != nil {
+		return errors.Join(err, f.file.Close())
+	}
+	begin := time.Now()
+	err = f.follow(ctx, owners, terminal(stderr), begin)
+	if err == nil {
+		err = f.probe.End()
+	}
+	if err == nil {
+		err = f.read()
+	}
+	err = errors.Join(err, f.file.Close())
+	fmt.Fprintln(stderr, f.status(time.Since(begin)))
+	if a := f.probe.Audit(); err == nil && slices.Contains(f.events, "sched.switch") {
+		fmt.Fprintf(stderr, "audit: %s context switches by the kernel's count, %s traced, residual %d, skew %d\n",
+			humanize.Comma(int64(a.Kernel)), humanize.Comma(int64(a.Ours)), a.Residual(), a.Skew)
+	}
+	return err
+}
+
+// follow reads and writes until ctx or the duration ends.
+func (f *traceFlags) follow(ctx context.Context, owners *owner.Table, status *os.File, begin time.Time) error {
+	if f.duration > 0 {
+		var stop context.CancelFunc
+		ctx, stop = context.WithTimeout(ctx, f.duration)
+		defer stop()
+	}
+	read := time.NewTicker(traceEvery)
+	defer read.Stop()
+	collect := time.NewTicker(time.Second)
+	defer collect.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			clearStatus(status)
+			return nil
+		case <-read.C:
+			if err := f.read(); err != nil {
+				clearStatus(status)
+				return err
+			}
+		case <-collect.C:
+			if err := owners.Collect(); err != nil {
+				return err
+			}
+			if status != nil {
+				fmt.Fprintf(status, "\r%s; Ctrl-C ends it ", f.status(time.Since(begin)))
+			}
+		}
+	}
+}
+
+// status is how far it got.
+func (f *traceFlags) status(since time.Duration) string {
+	s := fmt.Sprintf("%s: %s events in %s", f.output, humanize.Comma(int64(f.seen)), since.Round(time.Second/10))
+	s += ", " + humanize.IBytes(f.file.Size())
+	for _, l := range f.loss {
+		if l.Count > 0 {
+			s += fmt.Sprintf(", lost: %s=%d", l.Name, l.Count)
+		}
+	}
+	return s
+}

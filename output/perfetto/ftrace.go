@@ -1,0 +1,327 @@
+package perfetto
+
+import (
+	"slices"
+	"strconv"
+
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"culprit/probes/snapshot"
+)
+
+// cpu gathers what one Write has of a CPU, which is together in the file. Switches and wakeups are in columns
+// (CompactSched), where a switch does not say who goes off the CPU, nor a wakeup who wakes: the reader takes whoever the
+// switch before it brought. Where that is not so, they are events like others.
+type cpu struct {
+	columns [schedWakingFlags + 1]message // by field
+	names   message                       // that columns refer to by number
+	name    map[string]int64              // the number of each
+	events  message
+
+	lastSwitch, lastWaking int64 // in the columns, which have the differences
+
+	tid   int32 // that the last switch brought
+	since int64
+}
+
+// unknown is nobody's thread ID.
+const unknown = -1
+
+// defaultPrio is nice 0's, for events whose threads' priorities nobody asked for.
+const defaultPrio = 120
+
+func (w *Writer) cpu(number int32) *cpu {
+	for int(number) >= len(w.cpus) {
+		w.cpus = append(w.cpus, nil)
+	}
+	if w.cpus[number] == nil {
+		w.cpus[number] = &cpu{name: map[string]int64{}, tid: unknown}
+	}
+	return w.cpus[number]
+}
+
+// event appends an event of the thread that is on the CPU, which body fills.
+func (c *cpu) event(at int64, tid int32, kind protowire.Number, body func(*message)) {
+	event := c.events.begin(bundleEvent)
+	c.events.int(eventTime, at)
+	c.events.int(eventTID, int64(tid))
+	m := c.events.begin(kind)
+	body(&c.events)
+	c.events.end(m)
+	c.events.end(event)
+}
+
+// column appends v to a column.
+func (c *cpu) column(field protowire.Number, v int64) {
+	c.columns[field] = protowire.AppendVarint(c.columns[field], uint64(v))
+}
+
+// nameColumn appends a name to a column, by its number.
+func (c *cpu) nameColumn(field protowire.Number, name string) {
+	number, ok := c.name[name]
+	if !ok {
+		number = int64(len(c.name))
+		c.name[name] = number
+		c.names.string(schedNames, name)
+	}
+	c.column(field, number)
+}
+
+// sched appends switches, wakeups and migrations, together in the order of time: two of them depend on who is on the CPU.
+func (w *Writer) sched(t snapshot.Trace) {
+	for s, a, m := t.Switches, t.Wakeups, t.Migrations; len(s)+len(a)+len(m) > 0; {
+		switch {
+		case len(s) > 0 && (len(a) == 0 || s[0].At <= a[0].At) && (len(m) == 0 || s[0].At <= m[0].At):
+			w.cpu(s[0].CPU).switched(&s[0])
+			s = s[1:]
+		case len(a) > 0 && (len(m) == 0 || a[0].At <= m[0].At):
+			w.cpu(a[0].CPU).woken(&a[0])
+			a = a[1:]
+		default:
+			w.cpu(m[0].CPU).migrated(&m[0])
+			m = m[1:]
+		}
+	}
+}
+
+func (c *cpu) switched(s *snapshot.SchedSwitch) {
+	if s.PrevTID == c.tid && s.At >= c.since {
+		c.column(schedSwitchTime, s.At-c.lastSwitch)
+		c.column(schedPrevState, state(s.PrevState))
+		c.column(schedNextTID, int64(s.NextTID))
+		c.column(schedNextPrio, int64(s.NextPrio))
+		c.nameColumn(schedNextName, s.NextComm)
+		c.lastSwitch = s.At
+	} else {
+		c.event(s.At, s.PrevTID, eventSwitch, func(m *message) {
+			m.string(switchPrevName, s.PrevComm)
+			m.int(switchPrevTID, int64(s.PrevTID))
+			m.int(switchPrevPrio, defaultPrio)
+			m.int(switchPrevState, state(s.PrevState))
+			m.string(switchNextName, s.NextComm)
+			m.int(switchNextTID, int64(s.NextTID))
+			m.int(switchNextPrio, int64(s.NextPrio))
+		})
+	}
+	if s.At >= c.since {
+		c.tid, c.since = s.NextTID, s.At
+	}
+	// A thread that ended never comes back, and its number can become another's. A main thread can end before others of
+	// its process, and must not end that.
+	if (s.PrevState == "X" || s.PrevState == "Z") && s.PrevTID != s.PrevPID {
+		c.event(s.At, s.PrevTID, eventFree, func(m *message) {
+			m.string(freeName, s.PrevComm)
+			m.int(freeTID, int64(s.PrevTID))
+		})
+	}
+}
+
+// state is the number that the tracepoint sched_switch has for a state (TASK_REPORT in the kernel's
+// include/linux/sched.h; R+ is the bit after its last).
+func state(name string) int64 {
+	switch name {
+	case "S":
+		return 1
+	case "D":
+		return 2
+	case "T":
+		return 4
+	case "t":
+		return 8
+	case "X":
+		return 16
+	case "Z":
+		return 32
+	case "P":
+		return 64
+	case "I":
+		return 128
+	case "R+":
+		return 256
+	}
+	return 0
+}
+
+func (c *cpu) woken(a *snapshot.SchedWakeup) {
+	var flags int64
+	if a.ByInterrupt {
+		flags = 0x08 // TRACE_FLAG_HARDIRQ in include/linux/trace_events.h; readers take softirqs' the same
+	}
+	if a.WakerTID == c.tid && a.At >= c.since {
+		c.column(schedWakingTime, a.At-c.lastWaking)
+		c.column(schedWakingTID, int64(a.TID))
+		c.column(schedWakingCPU, int64(a.TargetCPU))
+		c.column(schedWakingPrio, defaultPrio)
+		c.nameColumn(schedWakingName, a.Comm)
+		c.column(schedWakingFlags, flags)
+		c.lastWaking = a.At
+		return
+	}
+	event := c.events.begin(bundleEvent)
+	c.events.int(eventTime, a.At)
+	c.events.int(eventTID, int64(a.WakerTID))
+	m := c.events.begin(eventWaking)
+	c.events.string(wakingName, a.Comm)
+	c.events.int(wakingTID, int64(a.TID))
+	c.events.int(wakingPrio, defaultPrio)
+	c.events.int(wakingCPU, int64(a.TargetCPU))
+	c.events.end(m)
+	c.events.int(eventFlags, flags)
+	c.events.end(event)
+}
+
+func (c *cpu) migrated(m *snapshot.SchedMigrate) {
+	c.event(m.At, max(c.tid, 0), eventMigrate, func(out *message) {
+		out.string(migrateName, m.Comm)
+		out.int(migrateTID, int64(m.TID))
+		out.int(migratePrio, defaultPrio)
+		out.int(migrateFrom, int64(m.FromCPU))
+		out.int(migrateTo, int64(m.ToCPU))
+	})
+}
+
+// softirqs are in the order of their numbers (include/linux/interrupt.h).
+var softirqs = []string{"HI", "TIMER", "NET_TX", "NET_RX", "BLOCK", "IRQ_POLL", "TASKLET", "SCHED", "HRTIMER", "RCU"}
+
+func (w *Writer) interrupts(t snapshot.Trace) {
+	for _, i := range t.IRQs {
+		c := w.cpu(i.CPU)
+		c.event(i.At-i.Duration, i.TID, eventIRQ, func(m *message) {
+			m.int(irqNumber, int64(i.Number))
+			m.string(irqName, strconv.Itoa(int(i.Number)))
+		})
+		c.event(i.At, i.TID, eventIRQEnd, func(m *message) {
+			m.int(irqNumber, int64(i.Number))
+			m.int(irqResult, 1) // IRQ_HANDLED
+		})
+	}
+	for _, i := range t.Softirqs {
+		c := w.cpu(i.CPU)
+		number := func(m *message) { m.int(softirqNumber, int64(slices.Index(softirqs, i.Name))) }
+		c.event(i.At-i.Duration, i.TID, eventSoftirq, number)
+		c.event(i.At, i.TID, eventSoftirqEnd, number)
+	}
+}
+
+func (c *cpu) renamed(at int64, thread snapshot.Thread) {
+	c.event(at, thread.TID, eventRename, func(m *message) {
+		m.int(renameTID, int64(thread.TID))
+		m.string(renameName, thread.Comm)
+	})
+}
+
+// cloneThread is CLONE_THREAD (include/uapi/linux/sched.h): a thread begins, not a process.
+const cloneThread = 0x00010000
+
+// signalResults are in the order of their numbers (TRACE_SIGNAL_DELIVERED and so on, include/trace/events/signal.h).
+var signalResults = []string{"delivered", "ignored", "already pending", "overflow", "lost"}
+
+func (w *Writer) processes(t snapshot.Trace) {
+	for _, b := range t.Begun {
+		w.cpu(b.CPU).event(b.At, b.ParentTID, eventNewTask, func(m *message) {
+			m.int(newTaskTID, int64(b.TID))
+			m.string(newTaskName, b.Comm)
+			if b.TID != b.PID {
+				m.varint(newTaskFlags, cloneThread)
+			}
+		})
+	}
+	for _, e := range t.Executed {
+		c := w.cpu(e.CPU)
+		c.renamed(e.At, e.Thread)
+		c.event(e.At, e.TID, eventExec, func(m *message) { m.int(execTID, int64(e.TID)) })
+	}
+	for _, e := range t.Ended {
+		w.cpu(e.CPU).event(e.At, e.TID, eventExit, func(m *message) {
+			m.string(exitName, e.Comm)
+			m.int(exitTID, int64(e.TID))
+			m.int(exitPID, int64(e.PID))
+		})
+	}
+	for _, s := range t.Signals {
+		w.cpu(s.CPU).event(s.At, s.SenderTID, eventSignal, func(m *message) {
+			m.int(signalCode, int64(s.Code))
+			m.string(signalName, s.Comm)
+			m.int(signalTID, int64(s.TID))
+			m.int(signalResult, int64(slices.Index(signalResults, s.Result)))
+			m.int(signalNumber, int64(s.Number))
+		})
+	}
+}
+
+func (w *Writer) memory(t snapshot.Trace) {
+	for _, k := range t.OOMKills {
+		w.cpu(k.CPU).event(k.At, k.TID, eventOOMKill, func(m *message) { m.int(victimTID, int64(k.TID)) })
+	}
+	for _, f := range t.Faults {
+		name := "page_fault_kernel"
+		if f.User {
+			name = "page_fault_user"
+		}
+		w.cpu(f.CPU).event(f.At, f.TID, eventGeneric, func(m *message) {
+			m.string(genericName, name)
+			field := m.begin(genericField)
+			m.string(genericFieldName, "address")
+			m.varint(genericFieldUint, f.Address)
+			m.end(field)
+		})
+	}
+}
+
+// syscalls appends system calls. An end says which call ends; where that began before the trace, nobody knows.
+func (w *Writer) syscalls(t snapshot.Trace) {
+	for _, s := range t.Syscalls {
+		if !s.Ends {
+			w.calls[s.TID] = s.Number
+			w.cpu(s.CPU).event(s.At, s.TID, eventSyscall, func(m *message) { m.int(syscallNumber, int64(s.Number)) })
+			continue
+		}
+		number, ok := w.calls[s.TID]
+		if !ok {
+			continue
+		}
+		delete(w.calls, s.TID)
+		w.cpu(s.CPU).event(s.At, s.TID, eventSyscallEnd, func(m *message) {
+			m.int(syscallNumber, int64(number))
+			m.int(syscallResult, s.Result)
+		})
+	}
+	for _, e := range t.Ended { // within a system call that does not return
+		delete(w.calls, e.TID)
+	}
+}
+
+// bundles appends what was gathered by CPU; lost says that there may be more than that, which was lost.
+func (w *Writer) bundles(lost bool) {
+	for number, c := range w.cpus {
+		if c == nil || len(c.names)+len(c.events) == 0 && !lost {
+			continue
+		}
+		w.packet(0, packetFtrace, func(m *message) {
+			m.varint(bundleCPU, uint64(number))
+			if lost {
+				m.varint(bundleLost, 1)
+			}
+			sched := m.begin(bundleSched)
+			*m = append(*m, c.names...)
+			for field, column := range c.columns {
+				if len(column) > 0 {
+					m.bytes(protowire.Number(field), column)
+				}
+			}
+			m.end(sched)
+			*m = append(*m, c.events...)
+		})
+		c.reset()
+	}
+}
+
+// reset forgets what is written, but not who is on the CPU.
+func (c *cpu) reset() {
+	for field := range c.columns {
+		c.columns[field] = c.columns[field][:0]
+	}
+	c.names, c.events = c.names[:0], c.events[:0]
+	clear(c.name)
+	c.lastSwitch, c.lastWaking = 0, 0
+}

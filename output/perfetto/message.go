@@ -1,0 +1,36 @@
+package perfetto
+
+import "google.golang.org/protobuf/encoding/protowire"
+
+// message is protobuf being written, field by field.
+type message []byte
+
+func (m *message) varint(field protowire.Number, v uint64) {
+	*m = protowire.AppendVarint(protowire.AppendTag(*m, field, protowire.VarintType), v)
+}
+
+// int is an int32 or int64: negative ones are ten bytes long in protobuf.
+func (m *message) int(field protowire.Number, v int64) { m.varint(field, uint64(v)) }
+
+func (m *message) string(field protowire.Number, v string) {
+	*m = protowire.AppendString(protowire.AppendTag(*m, field, protowire.BytesType), v)
+}
+
+func (m *message) bytes(field protowire.Number, v []byte) {
+	*m = protowire.AppendBytes(protowire.AppendTag(*m, field, protowire.BytesType), v)
+}
+
+// begin begins a message within this one, and says where: end needs to know.
+func (m *message) begin(field protowire.Number) int {
+	*m = append(protowire.AppendTag(*m, field, protowire.BytesType), 0)
+	return len(*m)
+}
+
+// end ends a message within this one. Its length has one byte, and pushes the message back if it needs more.
+func (m *message) end(begin int) {
+	n := len(*m) - begin
+	more := protowire.SizeVarint(uint64(n)) - 1
+	*m = append(*m, make([]byte, more)...)
+	copy((*m)[begin+more:], (*m)[begin:begin+n])
+	protowire.AppendVarint((*m)[:begin-1], uint64(n))
+}

@@ -1,0 +1,223 @@
+package trace
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"culprit/probes/owner"
+	"culprit/probes/snapshot"
+)
+
+// moment is a time, and the positions that were published then.
+type moment struct {
+	boot, real int64 // ns
+	positions  []uint64
+}
+
+func (p *Probe) now() (m moment, err error) {
+	for _, c := range []struct {
+		id int32
+		ns *int64
+	}{{unix.CLOCK_BOOTTIME, &m.boot}, {unix.CLOCK_REALTIME, &m.real}} {
+		var now unix.Timespec
+		if err := unix.ClockGettime(c.id, &now); err != nil {
+			return m, fmt.Errorf("reading the clock: %w", err)
+		}
+		*c.ns = now.Nano()
+	}
+	for cpu := range p.readers {
+		at := p.cpus.Get(uint32(cpu))
+		position := at.Published
+		if p.ended {
+			position = at.Reserved // nobody writes any more
+		}
+		m.positions = append(m.positions, position)
+	}
+	return m, nil
+}
+
+// Read is what happened between the Reads before this one: what was published then is written by now, on processors that reorder writes, too.
+// After End it is of all that was left.
+func (p *Probe) Read() (t snapshot.Trace, err error) {
+	next, err := p.now()
+	if err != nil {
+		return t, err
+	}
+	last := p.last
+	p.last = next
+	if p.ended {
+		last = next
+	}
+	t.Start, t.End, t.RealTime = p.read, last.boot, last.real
+	p.read = last.boot
+	if err := p.takeLives(&t); err != nil {
+		return t, err
+	}
+	for cpu := range p.readers {
+		r := &p.readers[cpu]
+		lost, err := r.take(p.cpus, p.chunks, last.positions[cpu], func(one record) { p.add(&t, int32(cpu), one) })
+		if err != nil {
+			return t, fmt.Errorf("reading the trace: %w", err)
+		}
+		p.over += lost
+	}
+	inOrder(&t)
+	t.Threads, p.names.fresh = p.names.fresh, nil
+	p.names.forget(last.boot - keepNames)
+	losses, err := p.losses()
+	if err != nil {
+		return t, err
+	}
+	t.Loss = snapshot.LossesSince(p.before, losses)
+	return t, nil
+}
+
+// keepNames is how much older than a Read's beginning an event of it can be, with room to spare.
+const keepNames = 10_000_000_000
+
+// losses are all so far.
+func (p *Probe) losses() (map[string]uint64, error) {
+	all, err := p.table.Losses(&p.missed, p.objects)
+	if err == nil {
+		all["events_overwritten"] = p.over
+		all["unseen_switches"] += p.unseen
+	}
+	return all, err
+}
+
+// takeLives learns what threads are called, and tells of their lives.
+func (p *Probe) takeLives(t *snapshot.Trace) error {
+	return p.lives.Take(func(l bpfTraceLife) {
+		at, tid, pid := int64(l.At), int32(l.Tid), int32(l.Pid)
+		comm := owner.Comm(l.Comm)
+		m := snapshot.Moment{At: at, CPU: int32(l.Cpu)}
+		thread := snapshot.Thread{TID: tid, PID: pid, Comm: comm}
+		switch bpfLife(l.What) {
+		case bpfLifeLIFE_BEGINS:
+			p.names.call(at, tid, pid, comm)
+			if p.wanted["process.begin"] {
+				parent := p.names.at(int32(l.By), at)
+				t.Begun = append(t.Begun, snapshot.ProcessBegin{Moment: m, Thread: thread, ParentTID: parent.TID, ParentPID: parent.PID, ParentComm: parent.Comm})
+			}
+		case bpfLifeLIFE_RENAMED:
+			p.names.call(at, tid, pid, comm)
+		case bpfLifeLIFE_EXECUTES:
+			p.names.call(at, tid, pid, comm)
+			if p.wanted["process.exec"] {
+				t.Executed = append(t.Executed, snapshot.ProcessExec{Moment: m, Thread: thread})
+			}
+		case bpfLifeLIFE_ENDS:
+			p.names.end(tid, at)
+			if p.wanted["process.end"] {
+				t.Ended = append(t.Ended, snapshot.ProcessEnd{Moment: m, Thread: thread, ExitCode: int32(l.By)})
+			}
+		}
+	})
+}
+
+// Bits of a record, as bpf/lib/trace.bpf.h has them.
+const (
+	interrupt = 1 << 31
+	tidMask   = 1<<24 - 1
+	prioShift = 24
+	preempted = 0x100
+)
+
+// states are sched_switch's letters (task_index_to_char(), include/linux/sched.h), by the bit.
+const states = "SDTtXZPI"
+
+func stateOf(bits uint16) string {
+	if bits == preempted {
+		return "R+"
+	}
+	for i := range states {
+		if bits&(1<<i) != 0 {
+			return states[i : i+1]
+		}
+	}
+	return "R"
+}
+
+// softirqs are as in /proc/softirqs.
+var softirqs = []string{"HI", "TIMER", "NET_TX", "NET_RX", "BLOCK", "IRQ_POLL", "TASKLET", "SCHED", "HRTIMER", "RCU"}
+
+// results of sending a signal: TRACE_SIGNAL_… (include/trace/events/signal.h).
+var results = []string{"delivered", "ignored", "already pending", "overflow", "lost"}
+
+func nameOf(list []string, i int) string {
+	if i < len(list) {
+		return list[i]
+	}
+	return fmt.Sprint(i)
+}
+
+func (p *Probe) add(t *snapshot.Trace, cpu int32, r record) {
+	m := snapshot.Moment{At: r.at, CPU: cpu}
+	b, c := int32(r.b), int32(r.c&tidMask)
+	switch r.kind {
+	case bpfTraceKindTRACE_SWITCH:
+		p.counted.Ours++
+		reader := &p.readers[cpu]
+		if reader.runs >= 0 && reader.runs != b {
+			p.unseen++
+		}
+		reader.runs = c
+		prev, next := p.thread(b, cpu, r.at), p.thread(c, cpu, r.at)
+		t.Switches = append(t.Switches, snapshot.SchedSwitch{Moment: m,
+			PrevTID: prev.TID, PrevPID: prev.PID, PrevComm: prev.Comm, PrevState: stateOf(r.a),
+			NextTID: next.TID, NextPID: next.PID, NextComm: next.Comm, NextPrio: int32(r.c >> prioShift)})
+	case bpfTraceKindTRACE_WAKING:
+		waker := p.thread(c, cpu, r.at)
+		t.Wakeups = append(t.Wakeups, snapshot.SchedWakeup{Moment: m, Thread: p.names.at(b, r.at), TargetCPU: int32(r.a),
+			WakerTID: waker.TID, WakerPID: waker.PID, WakerComm: waker.Comm, ByInterrupt: r.c&interrupt != 0})
+	case bpfTraceKindTRACE_MIGRATE:
+		t.Migrations = append(t.Migrations, snapshot.SchedMigrate{Moment: m, Thread: p.names.at(b, r.at), FromCPU: int32(r.c), ToCPU: int32(r.a)})
+	case bpfTraceKindTRACE_IRQ:
+		t.IRQs = append(t.IRQs, snapshot.IRQ{Moment: m, Number: int32(r.a), Duration: int64(r.b), TID: c})
+	case bpfTraceKindTRACE_SOFTIRQ:
+		t.Softirqs = append(t.Softirqs, snapshot.Softirq{Moment: m, Name: nameOf(softirqs, int(r.a)), Duration: int64(r.b), TID: c})
+	case bpfTraceKindTRACE_SIGNAL:
+		sender := p.thread(c, cpu, r.at)
+		t.Signals = append(t.Signals, snapshot.Signal{Moment: m, Thread: p.names.at(b, r.at), Number: int32(r.a), Code: int32(r.more),
+			Result: nameOf(results, int(r.more>>32)), SenderTID: sender.TID, SenderPID: sender.PID, SenderComm: sender.Comm})
+	case bpfTraceKindTRACE_OOM:
+		t.OOMKills = append(t.OOMKills, snapshot.OOMKill{Moment: m, Thread: p.names.at(b, r.at)})
+	case bpfTraceKindTRACE_FAULT:
+		t.Faults = append(t.Faults, snapshot.PageFault{Moment: m, Thread: p.thread(b, cpu, r.at), Address: r.more, User: r.a != 0})
+	case bpfTraceKindTRACE_SYSCALL:
+		t.Syscalls = append(t.Syscalls, snapshot.Syscall{Moment: m, Thread: p.thread(b, cpu, r.at), Number: int32(r.a)})
+	case bpfTraceKindTRACE_SYSCALL_ENDS:
+		t.Syscalls = append(t.Syscalls, snapshot.Syscall{Moment: m, Thread: p.thread(b, cpu, r.at), Number: -1, Ends: true, Result: int64(r.more)})
+	}
+}
+
+// thread is who was on a CPU: 0 is the idle task of that one.
+func (p *Probe) thread(tid, cpu int32, at int64) snapshot.Thread {
+	if tid == 0 {
+		return snapshot.Thread{Comm: p.readers[cpu].idle}
+	}
+	return p.names.at(tid, at)
+}
+
+// inOrder sorts what came CPU by CPU.
+func inOrder(t *snapshot.Trace) {
+	sortByTime(t.Switches, func(e *snapshot.SchedSwitch) int64 { return e.At })
+	sortByTime(t.Wakeups, func(e *snapshot.SchedWakeup) int64 { return e.At })
+	sortByTime(t.Migrations, func(e *snapshot.SchedMigrate) int64 { return e.At })
+	sortByTime(t.Begun, func(e *snapshot.ProcessBegin) int64 { return e.At })
+	sortByTime(t.Executed, func(e *snapshot.ProcessExec) int64 { return e.At })
+	sortByTime(t.Ended, func(e *snapshot.ProcessEnd) int64 { return e.At })
+	sortByTime(t.IRQs, func(e *snapshot.IRQ) int64 { return e.At })
+	sortByTime(t.Softirqs, func(e *snapshot.Softirq) int64 { return e.At })
+	sortByTime(t.Signals, func(e *snapshot.Signal) int64 { return e.At })
+	sortByTime(t.OOMKills, func(e *snapshot.OOMKill) int64 { return e.At })
+	sortByTime(t.Faults, func(e *snapshot.PageFault) int64 { return e.At })
+	sortByTime(t.Syscalls, func(e *snapshot.Syscall) int64 { return e.At })
+}
+
+func sortByTime[E any](events []E, at func(*E) int64) {
+	slices.SortStableFunc(events, func(a, b E) int { return cmp.Compare(at(&a), at(&b)) })
+}

@@ -1,0 +1,109 @@
+package trace
+
+import (
+	"encoding/binary"
+	"fmt"
+	"unsafe"
+
+	"culprit/probes/bpfmap"
+)
+
+const (
+	longest    = uint64(unsafe.Sizeof(bpfTraceRecord{}))
+	chunkBytes = uint64(len(bpfTraceChunk{}.Data)) - longest
+	wordBytes  = 8
+)
+
+// reader follows what one CPU writes (bpf/lib/trace.bpf.h).
+type reader struct {
+	cpu    uint32
+	idle   string // what its idle task is called
+	chunks uint64 // that it has
+	at     uint64 // the position up to which it was read,
+	time   int64  // the time of the record before that,
+	count  uint64 // and how many records there were before that
+	runs   int32  // the tid that has the CPU then; -1: unknown
+	buffer [chunkBytes + longest]byte
+}
+
+// record is one as it was read.
+type record struct {
+	at   int64 // ns, CLOCK_BOOTTIME
+	kind bpfTraceKind
+	a    uint16
+	b, c uint32
+	more uint64
+}
+
+func (r *reader) chunk(position uint64) uint32 {
+	return r.cpu*uint32(r.chunks) + uint32(position/chunkBytes%r.chunks)
+}
+
+// isWhole is whether nothing from a position on was overwritten when that many bytes were reserved. The chunk behind may be in the writing.
+func (r *reader) isWhole(position, reserved uint64) bool {
+	return reserved < position+(r.chunks-1)*chunkBytes
+}
+
+// take calls f for each record up to a position, in the order in which they were written, and returns how many were overwritten before that.
+func (r *reader) take(cpus *bpfmap.Array[bpfTraceCpu], chunks *bpfmap.Array[bpfTraceChunk], until uint64, f func(record)) (lost uint64, err error) {
+	for r.at < until {
+		offset := r.at % chunkBytes
+		end := min(until-r.at+offset, chunkBytes)
+		text := r.buffer[:end-offset+longest]
+		chunks.Read(r.chunk(r.at), unsafe.Offsetof(bpfTraceChunk{}.Data)+uintptr(offset), text)
+		if !r.isWhole(r.at, cpus.Get(r.cpu).Reserved) {
+			n, err := r.skip(cpus, chunks)
+			if err != nil {
+				return lost, err
+			}
+			lost += n
+			continue
+		}
+		for i := uint64(0); i < end-offset; {
+			one, bytes, err := r.parse(text[i:])
+			if err != nil {
+				return lost, err
+			}
+			r.time, r.count, r.at, i = one.at, r.count+1, r.at+bytes, i+bytes
+			if one.kind != bpfTraceKindTRACE_CLOCK {
+				f(one)
+			}
+		}
+	}
+	return lost, nil
+}
+
+// parse reads a record. All of them lie within the text.
+func (r *reader) parse(text []byte) (one record, bytes uint64, err error) {
+	le := binary.LittleEndian
+	low, kind, words := le.Uint32(text), bpfTraceKind(text[4]), uint64(text[5])
+	if bytes = words * wordBytes; bytes < 2*wordBytes || bytes > longest || kind == bpfTraceKindTRACE_NONE || kind >= bpfTraceKindTRACE_KINDS {
+		return one, 0, fmt.Errorf("record %d of CPU %d makes no sense: kind %d, %d bytes", r.count, r.cpu, kind, bytes)
+	}
+	one = record{at: r.time + int64(int32(low-uint32(r.time))), kind: kind, a: le.Uint16(text[6:]), b: le.Uint32(text[8:]), c: le.Uint32(text[12:])}
+	if kind == bpfTraceKindTRACE_CLOCK {
+		one.at = int64(uint64(one.c)<<32 | uint64(one.b))
+	}
+	if bytes > 2*wordBytes {
+		one.more = le.Uint64(text[16:])
+	}
+	return one, bytes, nil
+}
+
+// skip goes on with the oldest record that is sure to stay for a while, and returns how many that leaves out.
+func (r *reader) skip(cpus *bpfmap.Array[bpfTraceCpu], chunks *bpfmap.Array[bpfTraceChunk]) (lost uint64, err error) {
+	for range 1000 {
+		reserved := cpus.Get(r.cpu).Reserved
+		// Half of the ring is ahead of the writer then.
+		next := (reserved/chunkBytes - min(reserved/chunkBytes, r.chunks/2)) * chunkBytes
+		var head [3 * wordBytes]byte
+		chunks.Read(r.chunk(next), 0, head[:])
+		first, at, count := binary.LittleEndian.Uint64(head[0:]), binary.LittleEndian.Uint64(head[8:]), binary.LittleEndian.Uint64(head[16:])
+		if first/chunkBytes == next/chunkBytes && first > r.at && r.isWhole(first, cpus.Get(r.cpu).Reserved) {
+			lost = count - r.count
+			r.at, r.time, r.count, r.runs = first, int64(at), count, -1
+			return lost, nil
+		}
+	}
+	return 0, fmt.Errorf("CPU %d writes its events faster than they can be read", r.cpu)
+}

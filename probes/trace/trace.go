@@ -1,0 +1,234 @@
+// Package trace tells of single events, in their order: who had each CPU and who woke whom, interrupts, signals, the lives of threads.
+// Each CPU keeps its last events in memory, which Read takes them from before they are overwritten.
+package trace
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"math/bits"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+
+	"culprit/probes/bpfmap"
+	"culprit/probes/hook"
+	"culprit/probes/owner"
+)
+
+// programs are those that tell of each kind of events.
+var programs = map[string][]string{
+	"sched.switch":  {bpfProgTraceSwitch},
+	"sched.wakeup":  {bpfProgTraceWaking, bpfProgTraceWakeupNew},
+	"sched.migrate": {bpfProgTraceMigrate},
+	"process.begin": nil, // what names need is there always
+	"process.exec":  nil,
+	"process.end":   nil,
+	"irq":           nil, // and what waking threads need
+	"softirq":       nil,
+	"signal":        {bpfProgTraceSignal},
+	"oom.kill":      {bpfProgTraceOom},
+	"page.fault":    {bpfProgTraceFaultUser, bpfProgTraceFaultKernel},
+	"syscall":       {bpfProgTraceSyscall, bpfProgTraceSyscallEnds},
+}
+
+var always = []string{
+	bpfProgTraceThreadBegins, bpfProgTraceExecutes, bpfProgTraceRenamed, bpfProgTraceThreadEnds,
+	bpfProgTraceIrqBegins, bpfProgTraceIrq, bpfProgTraceSoftirqBegins, bpfProgTraceSoftirq,
+}
+
+// onRequest are the kinds of which there are so many that they are traced only where they are named.
+var onRequest = []string{"page.fault", "syscall"}
+
+// Kinds are the names of all kinds of events, and which of them are traced where none are named.
+func Kinds() (all []string, usual []string) {
+	all = slices.Sorted(maps.Keys(programs))
+	usual = slices.DeleteFunc(slices.Clone(all), func(kind string) bool { return slices.Contains(onRequest, kind) })
+	return all, usual
+}
+
+// Options change what the probe does.
+type Options struct {
+	Kinds []string // of events; nil: the usual ones
+	Bytes uint64   // that all CPUs together keep of events, about; 0: 64 MiB
+	Proc  string   // where procfs is; "": /proc
+}
+
+const (
+	defaultBytes = 64 << 20
+	leastChunks  = 4 // of a CPU: one that is being written, one beside it, and two to read
+)
+
+// Probe is a loaded trace probe.
+type Probe struct {
+	options Options
+	wanted  map[string]bool
+	table   *owner.Table
+	objects *ebpf.Collection
+	links   hook.Links
+	missed  hook.Missed
+
+	cpus    *bpfmap.Array[bpfTraceCpu]
+	chunks  *bpfmap.Array[bpfTraceChunk]
+	lives   *bpfmap.Ring[bpfTraceLife]
+	readers []reader
+	names   names
+	last    moment // that the next Read will read up to,
+	read    int64  // and when that was of the last one
+	before  map[string]uint64 // losses before it began
+	over    uint64 // events that were overwritten
+	unseen  uint64 // switches that reached no program, at least
+	counted Audit
+	begin   uint64 // the kernel's count of switches
+	ended   bool
+}
+
+// Audit holds the switches of a trace, where it has them, against the kernel's count.
+type Audit struct {
+	Kernel uint64 // that the kernel counts ("ctxt" in /proc/stat)
+	Ours   uint64 // that were traced
+	Skew   uint64 // how many more there can be of ours: those while the probe was attached and detached
+}
+
+// Residual is how many are missing; negative: too many.
+func (a Audit) Residual() int64 { return int64(a.Kernel) - int64(a.Ours) }
+
+// Audit is complete after End and the Read that follows.
+func (p *Probe) Audit() Audit { return p.counted }
+
+// Load attaches the probe. What happens from then on is told by Read.
+func Load(table *owner.Table, o Options) (*Probe, error) {
+	if o.Proc == "" {
+		o.Proc = "/proc"
+	}
+	if o.Bytes == 0 {
+		o.Bytes = defaultBytes
+	}
+	all, usual := Kinds()
+	if o.Kinds == nil {
+		o.Kinds = usual
+	}
+	p := &Probe{options: o, wanted: map[string]bool{}, table: table, names: names{of: map[int32][]naming{}}}
+	for _, kind := range o.Kinds {
+		if !slices.Contains(all, kind) {
+			return nil, fmt.Errorf("there are no %q events, but %s", kind, strings.Join(all, ", "))
+		}
+		p.wanted[kind] = true
+	}
+	kernel, err := hook.Types()
+	if err != nil {
+		return nil, err
+	}
+	spec, err := Spec(kernel)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.configure(spec, kernel); err != nil {
+		return nil, err
+	}
+	if p.objects, err = table.LoadObject(spec); err != nil {
+		return nil, fmt.Errorf("loading the trace probe: %w", err)
+	}
+	if err := p.attach(spec); err != nil {
+		return nil, errors.Join(err, p.Close())
+	}
+	return p, nil
+}
+
+// configure sets what the object must know before it is loaded, and leaves the programs in it that are needed.
+func (p *Probe) configure(spec *ebpf.CollectionSpec, kernel *btf.Spec) error {
+	needed := slices.Clone(always)
+	for kind := range p.wanted {
+		needed = append(needed, programs[kind]...)
+	}
+	maps.DeleteFunc(spec.Programs, func(name string, _ *ebpf.ProgramSpec) bool { return !slices.Contains(needed, name) })
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return fmt.Errorf("counting the CPUs: %w", err)
+	}
+	chunks := max(leastChunks, p.options.Bytes/uint64(cpus)/uint64(spec.Maps[bpfMapTraceChunks].ValueSize))
+	chunks = 1 << (bits.Len64(chunks) - 1)
+	hook.Resize(spec, map[string]uint32{bpfMapTraceCpus: uint32(cpus), bpfMapTraceChunks: uint32(chunks) * uint32(cpus)})
+	p.readers = make([]reader, cpus)
+	for cpu := range p.readers {
+		p.readers[cpu] = reader{cpu: uint32(cpu), idle: fmt.Sprint("swapper/", cpu), chunks: chunks, runs: -1}
+	}
+	return hook.SetVariables(spec, map[string]any{
+		"trace_chunk_mask": uint32(chunks - 1),
+		"keep_irqs":        p.wanted["irq"],
+		"keep_softirqs":    p.wanted["softirq"],
+		"oom_tells_task":   oomTellsTask(kernel),
+	})
+}
+
+func (p *Probe) attach(spec *ebpf.CollectionSpec) (err error) {
+	maps := p.objects.Maps
+	if p.cpus, err = bpfmap.NewArray[bpfTraceCpu](maps[bpfMapTraceCpus]); err != nil {
+		return err
+	}
+	if p.chunks, err = bpfmap.NewArray[bpfTraceChunk](maps[bpfMapTraceChunks]); err != nil {
+		return err
+	}
+	if p.lives, err = bpfmap.NewRing[bpfTraceLife](maps[bpfMapTraceLives]); err != nil {
+		return err
+	}
+	if p.last, err = p.now(); err != nil {
+		return err
+	}
+	p.read = p.last.boot
+	if p.before, err = p.losses(); err != nil {
+		return err
+	}
+	before, err := switches(p.options.Proc)
+	if err != nil {
+		return err
+	}
+	if err := p.links.AttachAll(spec, p.objects); err != nil {
+		return err
+	}
+	if p.begin, err = switches(p.options.Proc); err != nil {
+		return err
+	}
+	p.counted.Skew = p.begin - before
+	return p.names.list(p.options.Proc)
+}
+
+// End detaches the probe. The next Read tells of all that was left.
+func (p *Probe) End() error {
+	before, err := switches(p.options.Proc)
+	if err != nil {
+		return err
+	}
+	if err := p.links.Close(); err != nil {
+		return err
+	}
+	p.links, p.ended = nil, true
+	after, err := switches(p.options.Proc)
+	p.counted.Kernel, p.counted.Skew = before-p.begin, p.counted.Skew+after-before
+	return err
+}
+
+// switches is how many the kernel has counted since it booted.
+func switches(proc string) (n uint64, err error) {
+	text, err := os.ReadFile(filepath.Join(proc, "stat"))
+	if err != nil {
+		return 0, fmt.Errorf("reading the kernel's count of switches: %w", err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if found, _ := fmt.Sscanf(line, "ctxt %d", &n); found == 1 {
+			return n, nil
+		}
+	}
+	return 0, fmt.Errorf("reading the kernel's count of switches: there is no ctxt in %s", filepath.Join(proc, "stat"))
+}
+
+// Close detaches the probe and frees what it keeps in the kernel.
+func (p *Probe) Close() error {
+	err := errors.Join(p.links.Close(), p.lives.Close())
+	p.objects.Close()
+	return err
+}

@@ -1,0 +1,320 @@
+package trace_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"culprit/probes/internal/livetest"
+	"culprit/probes/owner"
+	"culprit/probes/snapshot"
+	"culprit/probes/trace"
+)
+
+func TestMain(m *testing.M) { livetest.Main(m, nil) }
+
+// traced is all of a trace.
+type traced struct {
+	snapshot.Trace
+	audit trace.Audit
+}
+
+// during traces while f runs. Between readings, it lets so much time go by.
+func during(t testing.TB, o trace.Options, every time.Duration, f func()) (all traced) {
+	t.Helper()
+	probe := livetest.Probe(t, livetest.Table(t, owner.Options{}), trace.Load, o)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f()
+	}()
+	for ended := false; !ended; {
+		select {
+		case <-done:
+			if err := probe.End(); err != nil {
+				t.Fatal(err)
+			}
+			ended = true
+		case <-time.After(every):
+		}
+		one, err := probe.Read()
+		if err != nil {
+			t.Fatal(err)
+		}
+		all.Switches = append(all.Switches, one.Switches...)
+		all.Wakeups = append(all.Wakeups, one.Wakeups...)
+		all.Migrations = append(all.Migrations, one.Migrations...)
+		all.Begun = append(all.Begun, one.Begun...)
+		all.Executed = append(all.Executed, one.Executed...)
+		all.Ended = append(all.Ended, one.Ended...)
+		all.IRQs = append(all.IRQs, one.IRQs...)
+		all.Softirqs = append(all.Softirqs, one.Softirqs...)
+		all.Signals = append(all.Signals, one.Signals...)
+		all.Faults = append(all.Faults, one.Faults...)
+		all.Syscalls = append(all.Syscalls, one.Syscalls...)
+		all.Threads = append(all.Threads, one.Threads...)
+		all.Loss = one.Loss
+	}
+	all.audit = probe.Audit()
+	livetest.LogLosses(t, all.Loss)
+	return all
+}
+
+const often = 50 * time.Millisecond
+
+// pipe passes a token between two processes, so often.
+func pipe(t testing.TB, times int) {
+	t.Helper()
+	a, b := make([]int, 2), make([]int, 2)
+	if err := unix.Pipe(a); err != nil {
+		t.Error(err)
+		return
+	}
+	if err := unix.Pipe(b); err != nil {
+		t.Error(err)
+		return
+	}
+	pass := func(in, out int) {
+		runtime.LockOSThread()
+		token := make([]byte, 1)
+		for range times {
+			if n, err := unix.Read(in, token); n != 1 {
+				t.Errorf("reading a pipe: %d, %v", n, err)
+				return
+			}
+			if n, err := unix.Write(out, token); n != 1 {
+				t.Errorf("writing a pipe: %d, %v", n, err)
+				return
+			}
+		}
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		pass(a[0], b[1])
+	}()
+	if _, err := unix.Write(a[1], []byte{1}); err != nil {
+		t.Error(err)
+		return
+	}
+	pass(b[0], a[1])
+	<-done
+	for _, fd := range append(a, b...) {
+		unix.Close(fd)
+	}
+}
+
+// balance holds what was traced against the kernel's count of switches.
+func (all traced) balance(t testing.TB) {
+	t.Helper()
+	a := all.audit
+	hidden := livetest.Lost(all.Loss, "unseen_switches") + livetest.Lost(all.Loss, "events_missed")
+	t.Logf("%d switches, by the kernel's count %d, skew %d; %d hidden at least", a.Ours, a.Kernel, a.Skew, hidden)
+	// Of some that are hidden in a row, one shows.
+	if r := a.Residual(); r < -int64(a.Skew) || r > 10*int64(hidden) {
+		t.Errorf("%d switches, by the kernel's count %d, skew %d; %d hidden at least", a.Ours, a.Kernel, a.Skew, hidden)
+	}
+}
+
+// Every switch is there, in order, and each thread goes off the CPU that it came on.
+func TestSwitches(t *testing.T) {
+	times := livetest.Less(100_000)
+	all := during(t, trace.Options{}, often, func() { pipe(t, times) })
+	all.balance(t)
+	if len(all.Switches) < times {
+		t.Errorf("%d switches, want %d at least", len(all.Switches), times)
+	}
+	if n := livetest.Lost(all.Loss, "events_overwritten"); n != 0 {
+		t.Errorf("%d events were overwritten", n)
+	}
+	runs, jumps := map[int32]snapshot.SchedSwitch{}, uint64(0)
+	for _, s := range all.Switches {
+		was, known := runs[s.CPU]
+		if known && was.NextTID != s.PrevTID {
+			jumps++
+		}
+		if known && was.At > s.At {
+			t.Fatalf("%+v comes after %+v", s, was)
+		}
+		runs[s.CPU] = s
+	}
+	if unseen := livetest.Lost(all.Loss, "unseen_switches"); jumps != unseen {
+		t.Errorf("%d times, somebody goes off a CPU who did not come on it, but %d are counted", jumps, unseen)
+	}
+	mine := 0
+	for _, w := range all.Wakeups {
+		if w.PID == int32(os.Getpid()) && w.WakerPID == w.PID && !w.ByInterrupt {
+			mine++
+		}
+	}
+	if mine < times {
+		t.Errorf("the threads woke each other %d times, want %d at least", mine, times)
+	}
+}
+
+// What user space is too late for is counted, to the event: who was traced, and who was not, are all that the kernel counts.
+func TestOverwritten(t *testing.T) {
+	times := livetest.Less(100_000)
+	o := trace.Options{Kinds: []string{"sched.switch"}, Bytes: 1}
+	all := during(t, o, time.Minute, func() { pipe(t, times) })
+	over := livetest.Lost(all.Loss, "events_overwritten")
+	if over == 0 || len(all.Switches) == 0 {
+		t.Fatalf("%d events were overwritten, %d are left", over, len(all.Switches))
+	}
+	all.audit.Ours += over
+	// Beside the switches, clocks are told of: one a second of each CPU.
+	hidden := livetest.Lost(all.Loss, "unseen_switches") + livetest.Lost(all.Loss, "events_missed")
+	a := all.audit
+	t.Logf("%d switches, by the kernel's count %d, skew %d, %d hidden at least", a.Ours, a.Kernel, a.Skew, hidden)
+	if r := a.Residual(); r < -int64(a.Skew)-100 || r > int64(a.Kernel/100) {
+		t.Errorf("%d switches with those that were overwritten, by the kernel's count %d", a.Ours, a.Kernel)
+	}
+}
+
+// Threads have the names that they had at the time, also those that are gone before anybody looks.
+func TestNames(t *testing.T) {
+	const count = 50
+	all := during(t, trace.Options{}, time.Minute, func() {
+		for i := range count {
+			cmd := exec.Command("/bin/sh", "-c", "exit 3")
+			cmd.Args[0] = fmt.Sprint("sh", i)
+			cmd.Run()
+		}
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			runtime.LockOSThread()
+			for _, name := range []string{"early", "late"} {
+				if err := os.WriteFile("/proc/thread-self/comm", []byte(name), 0); err != nil {
+					t.Error(err)
+				}
+				time.Sleep(20 * time.Millisecond)
+			}
+		}()
+		<-done
+	})
+	shells := map[int32]bool{}
+	for _, e := range all.Executed {
+		if e.Comm == "sh" || e.Comm == "dash" {
+			shells[e.PID] = true
+		}
+	}
+	if len(shells) != count {
+		t.Errorf("%d shells were executed, want %d", len(shells), count)
+	}
+	begun, ended, ran := map[int32]bool{}, map[int32]bool{}, map[int32]bool{}
+	for _, b := range all.Begun {
+		begun[b.PID] = begun[b.PID] || shells[b.PID] && b.ParentPID == int32(os.Getpid())
+	}
+	for _, e := range all.Ended {
+		if shells[e.PID] && e.ExitCode != 3<<8 {
+			t.Errorf("a shell ended with %#x", e.ExitCode)
+		}
+		ended[e.PID] = true
+	}
+	for _, s := range all.Switches {
+		ran[s.PrevPID] = ran[s.PrevPID] || shells[s.PrevPID] && (s.PrevComm == "sh" || s.PrevComm == "dash")
+	}
+	for pid := range shells {
+		if !begun[pid] || !ended[pid] || !ran[pid] {
+			t.Errorf("shell %d: begun %t, ended %t, went off a CPU under its name %t", pid, begun[pid], ended[pid], ran[pid])
+		}
+	}
+	var order []string
+	for _, s := range all.Switches {
+		if s.PrevPID == int32(os.Getpid()) && (s.PrevComm == "early" || s.PrevComm == "late") {
+			order = append(order, s.PrevComm)
+		}
+	}
+	if got := strings.Join(slices.Compact(order), " "); got != "early late" {
+		t.Errorf("a thread that renamed itself was called %q", got)
+	}
+	for _, s := range all.Switches {
+		if s.PrevComm == "" || s.NextComm == "" {
+			t.Errorf("somebody has no name: %+v", s)
+			break
+		}
+	}
+}
+
+func addressOf[T any](mem []T) uint64 { return uint64(uintptr(unsafe.Pointer(&mem[0]))) }
+
+// System calls, page faults and signals are told of one by one.
+func TestOnRequest(t *testing.T) {
+	const calls, pages, sent = 1000, 300, 7
+	var tid int32
+	var from, to uint64
+	got := make(chan os.Signal, sent)
+	signal.Notify(got, unix.SIGUSR1)
+	defer signal.Stop(got)
+	all := during(t, trace.Options{Kinds: []string{"syscall", "page.fault", "signal"}}, often, func() {
+		runtime.LockOSThread()
+		tid = int32(unix.Gettid())
+		for range calls {
+			unix.Syscall(unix.SYS_GETPPID, 0, 0, 0)
+		}
+		mem, err := unix.Mmap(-1, 0, pages*os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer unix.Munmap(mem)
+		if err := unix.Madvise(mem, unix.MADV_NOHUGEPAGE); err != nil {
+			t.Logf("memory may come in huge pages: %v", err)
+		}
+		from, to = addressOf(mem), addressOf(mem)+uint64(len(mem))
+		for i := 0; i < len(mem); i += os.Getpagesize() {
+			mem[i] = 1
+		}
+		for range sent {
+			if err := unix.Tgkill(os.Getpid(), int(tid), unix.SIGUSR1); err != nil {
+				t.Error(err)
+			}
+			<-got
+		}
+	})
+	var begun, ended, faults, signals int
+	open := false
+	for _, s := range all.Syscalls {
+		switch {
+		case s.TID != tid:
+		case !s.Ends && s.Number == unix.SYS_GETPPID:
+			begun, open = begun+1, true
+		case s.Ends && open:
+			if s.Result != int64(os.Getppid()) {
+				t.Fatalf("getppid returned %d", s.Result)
+			}
+			ended, open = ended+1, false
+		}
+	}
+	if begun != calls || ended != calls {
+		t.Errorf("%d system calls began and %d ended, want %d", begun, ended, calls)
+	}
+	for _, f := range all.Faults {
+		if f.TID == tid && f.Address >= from && f.Address < to && f.User {
+			faults++
+		}
+	}
+	if faults != pages {
+		t.Errorf("%d pages were faulted in, want %d", faults, pages)
+	}
+	for _, s := range all.Signals {
+		if s.TID == tid && s.Number == int32(unix.SIGUSR1) && s.SenderTID == tid && s.Result == "delivered" && s.Code == siTkill {
+			signals++
+		}
+	}
+	if signals != sent {
+		t.Errorf("%d signals, want %d", signals, sent)
+	}
+}
+
+const siTkill = -6 // include/uapi/asm-generic/siginfo.h
