@@ -3,17 +3,21 @@ package main
 import (
 	"bytes"
 	"compress/gzip"
+	"culprit/output/perfetto/processor"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -102,7 +106,16 @@ func lines(t *testing.T, file string) (all []line) {
 }
 
 var audited = regexp.MustCompile(`audit: ([\d,]+) context switches by the kernel's count, ([\d,]+) traced, residual (-?\d+), skew (\d+)`)
-var hidden = regexp.MustCompile(`(unseen_switches|events_missed)=(\d+)`)
+var unseen = regexp.MustCompile(`(unseen_switches|events_missed)=(\d+)`)
+
+// hidden is how many switches are known to have reached no program.
+func (r tracing) hidden() (sum int) {
+	for _, h := range unseen.FindAllStringSubmatch(r.stderr.String(), -1) {
+		n, _ := strconv.Atoi(h[2])
+		sum += n
+	}
+	return sum
+}
 
 // balance holds a trace's switches against the kernel's count.
 func (r tracing) balance(t *testing.T) {
@@ -113,14 +126,9 @@ func (r tracing) balance(t *testing.T) {
 	}
 	residual, _ := strconv.Atoi(found[3])
 	skew, _ := strconv.Atoi(found[4])
-	unseen := 0
-	for _, h := range hidden.FindAllStringSubmatch(r.stderr.String(), -1) {
-		n, _ := strconv.Atoi(h[2])
-		unseen += n
-	}
 	// Of switches that a kernel hides in a row, one shows.
-	if residual < -skew || residual > 10*unseen {
-		t.Errorf("residual %d, skew %d, %d switches unseen", residual, skew, unseen)
+	if hidden := r.hidden(); residual < -skew || residual > 10*hidden {
+		t.Errorf("residual %d, skew %d, %d switches hidden", residual, skew, hidden)
 	}
 	if strings.Contains(r.stderr.String(), "overwritten") {
 		t.Error("events were lost")
@@ -225,5 +233,143 @@ func TestTraceToPipe(t *testing.T) {
 	out, err := cmd.Output()
 	if err != nil || !bytes.Contains(out, []byte(`"schema":"culprit.trace/1"`)) || time.Since(begin) > 30*time.Second {
 		t.Errorf("%v after %v: %s", err, time.Since(begin), out)
+	}
+}
+
+// slice is a span in which a thread had a CPU.
+type slice struct {
+	end, ran time.Duration // end: CLOCK_MONOTONIC
+	cpu      int64
+}
+
+var switchRow = regexp.MustCompile(`^ *\[(\d+)\] +(\d+)\.(\d{9}):.* prev_pid=(\d+) .* next_comm=(.*) next_pid=(\d+) `)
+
+// perfSlices are those of each thread that had one of these names, from the switches that perf has. It lacks some: then the next switch on a
+// CPU is not by who came on it, and perf sched timehist takes the time since the last switch for that one's.
+func perfSlices(t *testing.T, file string, comms ...string) map[int64][]slice {
+	t.Helper()
+	out, err := exec.Command("perf", "script", "--ns", "-i", file, "-F", "cpu,time,event,trace").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	type run struct {
+		tid   int64
+		since time.Duration
+	}
+	on, all, named := map[int64]run{}, map[int64][]slice{}, map[int64]bool{}
+	for row := range strings.Lines(string(out)) {
+		f := switchRow.FindStringSubmatch(row)
+		if f == nil {
+			continue
+		}
+		var n [7]int64
+		for _, i := range []int{1, 2, 3, 4, 6} {
+			n[i], _ = strconv.ParseInt(f[i], 10, 64)
+		}
+		cpu, at, prev, next := n[1], time.Duration(n[2])*time.Second+time.Duration(n[3]), n[4], n[6]
+		if was, known := on[cpu]; known && was.tid == prev {
+			all[prev] = append(all[prev], slice{at, at - was.since, cpu})
+		}
+		on[cpu] = run{next, at}
+		named[next] = named[next] || slices.Contains(comms, f[5])
+	}
+	maps.DeleteFunc(all, func(tid int64, _ []slice) bool { return !named[tid] })
+	return all
+}
+
+// startPerf has perf record switches, in buffers that hold all of them: it gets no CPU now and then.
+func startPerf(t *testing.T, file string) (stop func()) {
+	t.Helper()
+	perf := exec.Command("perf", "sched", "record", "-q", "-m", "16384", "-k", "CLOCK_MONOTONIC", "-o", file)
+	perf.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := perf.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		syscall.Kill(-perf.Process.Pid, syscall.SIGKILL)
+		perf.Wait()
+	})
+	for begin := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+		if info, err := os.Stat(file); err == nil && info.Size() > 0 {
+			break
+		}
+		if time.Since(begin) > time.Minute {
+			t.Fatal("perf does not begin")
+		}
+	}
+	time.Sleep(time.Second)
+	return func() {
+		perf.Process.Signal(os.Interrupt)
+		perf.Wait() // its status tells of the signal
+	}
+}
+
+// slept is how much CLOCK_BOOTTIME is ahead of perf's clock, for which perf takes no CLOCK_BOOTTIME.
+func slept(t *testing.T) time.Duration {
+	t.Helper()
+	var ahead time.Duration
+	least := time.Duration(math.MaxInt64)
+	for range 100 {
+		var before, boot, after unix.Timespec
+		for _, c := range []struct {
+			id   int32
+			time *unix.Timespec
+		}{{unix.CLOCK_MONOTONIC, &before}, {unix.CLOCK_BOOTTIME, &boot}, {unix.CLOCK_MONOTONIC, &after}} {
+			if err := unix.ClockGettime(c.id, c.time); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if took := time.Duration(after.Nano() - before.Nano()); took < least {
+			least, ahead = took, time.Duration(boot.Nano()-before.Nano())-took/2
+		}
+	}
+	return ahead
+}
+
+// The timeline, as Perfetto's own trace processor reads it, is perf's.
+func TestTraceIsATimeline(t *testing.T) {
+	needRoot(t)
+	const precision = 10 * time.Microsecond
+	events, file := filepath.Join(t.TempDir(), "events"), filepath.Join(t.TempDir(), "t.pftrace.gz")
+	stop := startPerf(t, events)
+	trace := startTrace(t, file)
+	for _, load := range []string{"for i in $(seq 50); do sleep 0.01; done", "perf bench sched pipe -l 20000"} {
+		if out, err := exec.Command("sh", "-c", load).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	trace.end(t)
+	stop()
+	trace.balance(t)
+	hidden := trace.hidden()
+	theirs := perfSlices(t, events, "sleep", "sched-pipe")
+	ours, slept := map[int64][]slice{}, slept(t)
+	timeline := processor.Start(t)
+	for _, row := range timeline.Query(t, file, "select s.ts, s.dur, s.cpu, t.tid from sched s join thread t using (utid) order by s.ts") {
+		dur := time.Duration(row["dur"].(int64))
+		tid := row["tid"].(int64)
+		ours[tid] = append(ours[tid], slice{time.Duration(row["ts"].(int64)) + dur - slept, dur, row["cpu"].(int64)})
+	}
+	var all, different int
+	for tid, theirs := range theirs {
+		ours := ours[tid]
+		for _, their := range theirs {
+			all++
+			i := slices.IndexFunc(ours, func(s slice) bool { return s.cpu == their.cpu && (s.end-their.end).Abs() <= precision })
+			if i >= 0 && (ours[i].ran-their.ran).Abs() <= precision {
+				ours = ours[i+1:]
+			} else if different++; different > hidden {
+				t.Errorf("thread %d has no such slice as perf: %+v", tid, their)
+			}
+		}
+	}
+	t.Logf("%d slices of %d threads, of which %d differ from perf's; %d switches were hidden", all, len(theirs), different, hidden)
+	if all < 20_000 || len(theirs) < 40 {
+		t.Errorf("only %d slices of %d threads", all, len(theirs))
+	}
+	for _, row := range timeline.Query(t, file, "select name, value from stats where severity = 'error' and value > 0") {
+		if row["name"] != "mismatched_sched_switch_tids" || row["value"].(int64) > int64(hidden) {
+			t.Errorf("the trace processor has errors: %v", row)
+		}
 	}
 }

@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"culprit/output/perfetto/internal/processor"
+	"culprit/output/perfetto/processor"
 	"culprit/probes/snapshot"
 )
 
