@@ -227,7 +227,9 @@ func (f *traceFlags) follow(ctx context.Context, owners *owner.Table, status *os
 // status is how far it got.
 func (f *traceFlags) status(since time.Duration) string {
 	s := fmt.Sprintf("%s: %s events in %s", f.output, humanize.Comma(int64(f.seen)), since.Round(time.Second/10))
-	s += ", " + humanize.IBytes(f.file.Size())
+	if bytes := f.file.Size(); bytes > 0 {
+		s += ", " + humanize.IBytes(bytes)
+	}
 	for _, l := range f.loss {
 		if l.Count > 0 {
 			s += fmt.Sprintf(", lost: %s=%d", l.Name, l.Count)
