@@ -4,8 +4,8 @@
  * threads, interrupts and softirqs, signals, OOM kills, TCP's states and retransmissions, and on request page faults and system calls.
  *
  * Hooks one tracepoint for each kind of event that is asked for. Keeps the last records of each CPU (lib/trace.bpf.h), and sends
- * the lives of threads besides, so that names outlive what is overwritten. Can lose: records that user space did not read
- * before they were overwritten, which it counts; threads' names, as trace_lives_dropped.
+ * the lives of threads besides, so that names outlive what is overwritten, and what a flight recorder waits for. Can lose: records that user space did not read
+ * before they were overwritten, which it counts; what it was to be told at once, as notices_dropped.
  */
 #include "lib/compat.bpf.h"
 #include "lib/loss.bpf.h"
@@ -18,6 +18,96 @@
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
 static __always_inline __u32 current_tid(void) { return bpf_get_current_pid_tgid(); }
+
+/* ---- what user space is told at once ---- */
+
+enum notice {
+	NOTICE_BEGINS,
+	NOTICE_EXECUTES,
+	NOTICE_RENAMED,
+	NOTICE_ENDS,
+	NOTICE_WAITED,    /* for a CPU, too long */
+	NOTICE_SIGNALLED, /* is sent a signal */
+};
+
+const enum notice *notice_type __attribute__((unused));
+
+/* What happened to a thread, and what it is called from then on. */
+struct trace_notice {
+	__u64 at; /* ns, CLOCK_BOOTTIME */
+	__u64 value; /* BEGINS: the tid of who made it, ENDS: the exit code, WAITED: ns, SIGNALLED: the number */
+	__u32 what; /* enum notice */
+	__u32 cpu;
+	__u32 tid, pid;
+	char comm[16];
+};
+
+const struct trace_notice *trace_notice_type __attribute__((unused));
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 20);
+} trace_notices SEC(".maps");
+
+static __always_inline int tell(enum notice what, struct task_struct *task, __u64 value, const char *comm)
+{
+	struct trace_notice *n = bpf_ringbuf_reserve(&trace_notices, sizeof(*n), 0);
+
+	if (!n) {
+		lose(LOSS_NOTICES_DROPPED);
+		return 0;
+	}
+	n->at = bpf_ktime_get_boot_ns();
+	n->value = value;
+	n->what = what;
+	n->cpu = bpf_get_smp_processor_id();
+	n->tid = task->pid;
+	n->pid = task->tgid;
+	bpf_probe_read_kernel_str(n->comm, sizeof(n->comm), comm);
+	bpf_ringbuf_submit(n, BPF_RB_NO_WAKEUP);
+	return 0;
+}
+
+SEC("tp_btf/task_newtask")
+int BPF_PROG(trace_thread_begins, struct task_struct *task)
+{
+	return tell(NOTICE_BEGINS, task, current_tid(), task->comm);
+}
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(trace_executes, struct task_struct *task)
+{
+	return tell(NOTICE_EXECUTES, task, 0, task->comm);
+}
+
+SEC("tp_btf/task_rename")
+int BPF_PROG(trace_renamed, struct task_struct *task, const char *comm)
+{
+	return tell(NOTICE_RENAMED, task, 0, comm);
+}
+
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(trace_thread_ends, struct task_struct *task)
+{
+	return tell(NOTICE_ENDS, task, task->exit_code, task->comm);
+}
+
+/* A flight recorder's triggers. One is told of, until user space arms them again. */
+const volatile __u64 wait_trigger;   /* a wait for a CPU of so many ns; 0: none */
+const volatile __u64 signal_trigger; /* signals, by the bit of their number less one */
+
+volatile __u32 armed;
+
+static __always_inline bool disarm(void) { return armed && __sync_val_compare_and_swap(&armed, 1, 0); }
+
+/* As bpf/sched.bpf.c finds it: the kernel has not yet taken note of the arrival. */
+static __always_inline void trigger_by_wait(struct task_struct *next)
+{
+	__u64 queued = next->sched_info.last_queued, now = next->se.cfs_rq->rq->clock;
+
+	if (queued && now > queued && now - queued > wait_trigger && disarm())
+		tell(NOTICE_WAITED, next, now - queued, next->comm);
+}
 
 /* ---- scheduling ---- */
 
@@ -40,6 +130,8 @@ int BPF_PROG(trace_switch, bool preempt, struct task_struct *prev, struct task_s
 		.kind = TRACE_SWITCH, .a = sleeps_how(preempt, state, prev->exit_state), .b = prev->pid, .c = next->pid | next->prio << 24
 	};
 
+	if (wait_trigger && armed)
+		trigger_by_wait(next);
 	return trace_uninterrupted(&r, TRACE_SHORT);
 }
 
@@ -73,79 +165,6 @@ int BPF_PROG(trace_migrate, struct task_struct *task, int to)
 	struct trace_record r = { .kind = TRACE_MIGRATE, .a = to, .b = task->pid, .c = task->wake_cpu };
 
 	return trace_uninterrupted(&r, TRACE_SHORT);
-}
-
-/* ---- the lives of threads ---- */
-
-enum life {
-	LIFE_BEGINS,
-	LIFE_EXECUTES,
-	LIFE_RENAMED,
-	LIFE_ENDS,
-};
-
-const enum life *life_type __attribute__((unused));
-
-/* What happened to a thread, and what it is called from then on. */
-struct trace_life {
-	__u64 at; /* ns, CLOCK_BOOTTIME */
-	__u32 what; /* enum life */
-	__u32 cpu;
-	__u32 tid, pid;
-	__u32 by; /* LIFE_BEGINS: the tid of who made it, LIFE_ENDS: the exit code */
-	__u32 prio;
-	char comm[16];
-};
-
-const struct trace_life *trace_life_type __attribute__((unused));
-
-struct {
-	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 1 << 20);
-} trace_lives SEC(".maps");
-
-static __always_inline int lived(enum life what, struct task_struct *task, __u32 by, const char *comm)
-{
-	struct trace_life *l = bpf_ringbuf_reserve(&trace_lives, sizeof(*l), 0);
-
-	if (!l) {
-		lose(LOSS_TRACE_LIVES_DROPPED);
-		return 0;
-	}
-	l->at = bpf_ktime_get_boot_ns();
-	l->what = what;
-	l->cpu = bpf_get_smp_processor_id();
-	l->tid = task->pid;
-	l->pid = task->tgid;
-	l->by = by;
-	l->prio = task->prio;
-	bpf_probe_read_kernel_str(l->comm, sizeof(l->comm), comm);
-	bpf_ringbuf_submit(l, BPF_RB_NO_WAKEUP);
-	return 0;
-}
-
-SEC("tp_btf/task_newtask")
-int BPF_PROG(trace_thread_begins, struct task_struct *task)
-{
-	return lived(LIFE_BEGINS, task, current_tid(), task->comm);
-}
-
-SEC("tp_btf/sched_process_exec")
-int BPF_PROG(trace_executes, struct task_struct *task)
-{
-	return lived(LIFE_EXECUTES, task, 0, task->comm);
-}
-
-SEC("tp_btf/task_rename")
-int BPF_PROG(trace_renamed, struct task_struct *task, const char *comm)
-{
-	return lived(LIFE_RENAMED, task, 0, comm);
-}
-
-SEC("tp_btf/sched_process_exit")
-int BPF_PROG(trace_thread_ends, struct task_struct *task)
-{
-	return lived(LIFE_ENDS, task, task->exit_code, task->comm);
 }
 
 /* ---- interrupts ---- */
@@ -226,6 +245,8 @@ int BPF_PROG(trace_signal, int number, struct kernel_siginfo *info, struct task_
 	if (address > 1) /* SEND_SIG_NOINFO, SEND_SIG_PRIV (include/linux/sched/signal.h) */
 		code = BPF_CORE_READ((struct kernel_siginfo *)address, si_code);
 	r.more[0] = (__u32)code | (__u64)result << 32;
+	if (number > 0 && number <= 64 && signal_trigger >> (number - 1) & 1 && disarm())
+		tell(NOTICE_SIGNALLED, task, number, task->comm);
 	return trace_uninterrupted(&r, TRACE_SHORT + 8); /* siglock is held */
 }
 

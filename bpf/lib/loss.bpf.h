@@ -36,7 +36,7 @@ enum loss {
 	LOSS_STALLS_DROPPED,         /* a stall that user space was not told of in time: in the sums, but not among the worst */
 	LOSS_NAMESPACE_TABLE_FULL,   /* what the kernel counts for a network namespace, and we have no place for: the audit lacks it */
 	LOSS_FLOW_TABLE_FULL,        /* a connection whose packets' softirq time is charged to nobody */
-	LOSS_TRACE_LIVES_DROPPED,    /* a thread's beginning, name or end that user space did not take in time: later ones may have no name */
+	LOSS_NOTICES_DROPPED,        /* a thread's beginning, name or end, or a trigger, that user space did not take in time */
 	LOSS_MAX,
 };
 

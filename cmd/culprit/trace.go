@@ -29,6 +29,7 @@ type traceFlags struct {
 	events   []string
 	buffer   string
 	list     bool
+	flightFlags
 
 	bytes uint64
 	probe *trace.Probe
@@ -63,12 +64,20 @@ The end of the file's name says what it is:
 Times are those of CLOCK_BOOTTIME, in ns. Each CPU keeps its last events in --buffer
 until they are read: what is overwritten before is counted, said at the end, and
 stored in the file. A file that was cut, by a full disk or a crash, can be read up
-to there.`,
+to there.
+
+With --ring, or --trigger, it is a flight recorder: the last events stay in memory,
+and a file is written when a trigger fires, with what came before and --after it;
+the files' names are numbered. SIGUSR1 writes one by hand. The triggers:
+  sched.wait>20ms   a thread waited for a CPU for longer
+  signal            one that means a bug is sent (SEGV, ABRT, BUS, FPE, ILL, SYS, TRAP)
+  signal=TERM       that one is sent`,
 		Example: `  culprit trace -o t.pftrace --duration 5s   a timeline of five seconds
   culprit trace -o t.jsonl.gz -e sched.switch,syscall
   culprit trace -o t.parquet --duration 1m
   duckdb -c "select next_comm, count(*) from 't.parquet/sched.switch/*.parquet' group by 1"
   culprit trace -o - --format jsonl --duration 1s | jq .event
+  culprit trace -o slow.pftrace --ring 64MiB --trigger 'sched.wait>20ms'
   culprit trace --list                       all events and their fields`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -77,6 +86,9 @@ to there.`,
 			}
 			if err := f.check(); err != nil {
 				return err
+			}
+			if f.records() {
+				return f.record(cmd.ErrOrStderr())
 			}
 			return f.run(cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
@@ -89,6 +101,7 @@ to there.`,
 	flags.StringSliceVarP(&f.events, "events", "e", usual, "trace these `KINDS` of events, of those that --list prints")
 	flags.StringVar(&f.format, "format", "", "write as `FORMAT`, whatever the file is called: "+strings.Join(tracefile.Formats, ", "))
 	flags.StringVar(&f.buffer, "buffer", defaultBuffer, "keep up to this `SIZE` of events in memory until they are read")
+	f.flightFlags.register(flags)
 	flags.BoolVar(&f.list, "list", false, "list the kinds of events and their fields, and do nothing else")
 	flags.StringVar(&f.proc, "proc", hostProc, "the host's procfs is mounted at `DIR`")
 	complete(cmd, "format", tracefile.Formats)
@@ -125,16 +138,23 @@ func (f *traceFlags) check() error {
 	if len(f.events) == 0 {
 		return usagef("bad --events \"\": give some of %s", strings.Join(all, ","))
 	}
+	size, flag := f.buffer, "buffer"
+	if f.ring != "" {
+		size, flag = f.ring, "ring"
+	}
 	var err error
-	if f.bytes, err = humanize.ParseBytes(f.buffer); err != nil || f.bytes < leastBuffer || f.bytes > mostBuffer {
-		return usagef("bad --buffer %q: give a size from %s to %s", f.buffer, humanize.IBytes(leastBuffer), humanize.IBytes(mostBuffer))
+	if f.bytes, err = humanize.ParseBytes(size); err != nil || f.bytes < leastBuffer || f.bytes > mostBuffer {
+		return usagef("bad --%s %q: give a size from %s to %s", flag, size, humanize.IBytes(leastBuffer), humanize.IBytes(mostBuffer))
+	}
+	if err := f.flightFlags.check(f.output); err != nil {
+		return err
 	}
 	return f.filters.check()
 }
 
 // attach brings up the trace probe.
 func (f *traceFlags) attach(owners *owner.Table, _ *table.Table) (*part, error) {
-	probe, err := trace.Load(owners, trace.Options{Kinds: f.events, Bytes: f.bytes, Proc: f.proc})
+	probe, err := trace.Load(owners, trace.Options{Kinds: f.events, Bytes: f.bytes, Proc: f.proc, Wait: f.wait, Signals: f.signals})
 	if err != nil {
 		return nil, err
 	}

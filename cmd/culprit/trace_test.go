@@ -71,6 +71,7 @@ type line struct {
 	TID           int32
 	Comm          string
 	PrevTID       int32  `json:"prev_tid"`
+	PrevComm      string `json:"prev_comm"`
 	PrevState     string `json:"prev_state"`
 }
 
@@ -371,5 +372,50 @@ func TestTraceIsATimeline(t *testing.T) {
 		if row["name"] != "mismatched_sched_switch_tids" || row["value"].(int64) > int64(hidden) {
 			t.Errorf("the trace processor has errors: %v", row)
 		}
+	}
+}
+
+// The formats of one trace hold the same events.
+func TestConvert(t *testing.T) {
+	dir := t.TempDir()
+	name := func(ending string) string { return filepath.Join(dir, "t."+ending) }
+	trace := startTrace(t, name("jsonl.gz"))
+	if out, err := exec.Command("sh", "-c", "for i in $(seq 20); do sleep 0.01; done").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	trace.end(t)
+	said := map[string]bool{}
+	for _, to := range []string{"parquet", "jsonl", "pftrace"} {
+		from := "jsonl.gz"
+		if to == "jsonl" {
+			from = "parquet"
+		}
+		out, err := exec.Command(program(), "convert", name(from), name(to)).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		_, events, _ := strings.Cut(string(out), ": ")
+		said[events] = true
+	}
+	if len(said) != 1 {
+		t.Errorf("as many events in each: %v", said)
+	}
+	counts := func(ending string) map[string]int {
+		n := map[string]int{}
+		for _, l := range lines(t, name(ending)) {
+			if l.At != 0 {
+				n[l.Event]++
+			}
+		}
+		return n
+	}
+	first, twice := counts("jsonl.gz"), counts("jsonl")
+	if len(first) < 5 || !maps.Equal(first, twice) {
+		t.Errorf("%v became %v", first, twice)
+	}
+	rows := processor.Start(t).Query(t, name("pftrace"), "select count(*) as n from sched")
+	t.Logf("%v; %v slices", first, rows)
+	if n := rows[0]["n"].(int64); n < int64(first["sched.switch"]) {
+		t.Errorf("%d slices of %d switches", n, first["sched.switch"])
 	}
 }

@@ -165,3 +165,43 @@ func (w *Writer) end() error {
 	}
 	return w.buffer.Flush()
 }
+
+// Read calls each for the parts of a trace, as far as a file that was cut goes. Perfetto's files lack fields that the others have, and cannot be read.
+func Read(path string, each func(snapshot.Trace) error) error {
+	format := FormatOf(path)
+	kind, compressed := strings.CutSuffix(format, ".gz")
+	switch kind {
+	case Parquet:
+		return parquet.Read(path, each)
+	case "jsonl":
+	default:
+		return fmt.Errorf("reading %s: give a trace whose name ends in .jsonl, .jsonl.gz or .parquet", path)
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	var text io.Reader = bufio.NewReaderSize(file, 1<<20)
+	if compressed {
+		if text, err = gzip.NewReader(text); err != nil {
+			return fmt.Errorf("reading %s: %w", path, err)
+		}
+		text = cut{text}
+	}
+	if err := jsonl.Read(text, each); err != nil {
+		return fmt.Errorf("reading %s: %w", path, err)
+	}
+	return nil
+}
+
+// cut ends where a compressed file was cut.
+type cut struct{ io.Reader }
+
+func (c cut) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		err = io.EOF
+	}
+	return n, err
+}

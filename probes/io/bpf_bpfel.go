@@ -200,7 +200,7 @@ const (
 	bpfLossLOSS_STALLS_DROPPED        bpfLoss = 25
 	bpfLossLOSS_NAMESPACE_TABLE_FULL  bpfLoss = 26
 	bpfLossLOSS_FLOW_TABLE_FULL       bpfLoss = 27
-	bpfLossLOSS_TRACE_LIVES_DROPPED   bpfLoss = 28
+	bpfLossLOSS_NOTICES_DROPPED       bpfLoss = 28
 	bpfLossLOSS_MAX                   bpfLoss = 29
 )
 

@@ -13,13 +13,15 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-type bpfLife uint32
+type bpfNotice uint32
 
 const (
-	bpfLifeLIFE_BEGINS   bpfLife = 0
-	bpfLifeLIFE_EXECUTES bpfLife = 1
-	bpfLifeLIFE_RENAMED  bpfLife = 2
-	bpfLifeLIFE_ENDS     bpfLife = 3
+	bpfNoticeNOTICE_BEGINS    bpfNotice = 0
+	bpfNoticeNOTICE_EXECUTES  bpfNotice = 1
+	bpfNoticeNOTICE_RENAMED   bpfNotice = 2
+	bpfNoticeNOTICE_ENDS      bpfNotice = 3
+	bpfNoticeNOTICE_WAITED    bpfNotice = 4
+	bpfNoticeNOTICE_SIGNALLED bpfNotice = 5
 )
 
 type bpfTraceChunk struct {
@@ -60,16 +62,15 @@ const (
 	bpfTraceKindTRACE_KINDS        bpfTraceKind = 12
 )
 
-type bpfTraceLife struct {
-	_    structs.HostLayout
-	At   uint64
-	What uint32
-	Cpu  uint32
-	Tid  uint32
-	Pid  uint32
-	By   uint32
-	Prio uint32
-	Comm [16]int8
+type bpfTraceNotice struct {
+	_     structs.HostLayout
+	At    uint64
+	Value uint64
+	What  uint32
+	Cpu   uint32
+	Tid   uint32
+	Pid   uint32
+	Comm  [16]int8
 }
 
 type bpfTraceRecord struct {
@@ -90,7 +91,7 @@ const (
 	bpfMapLosses              = "losses"
 	bpfMapTraceChunks         = "trace_chunks"
 	bpfMapTraceCpus           = "trace_cpus"
-	bpfMapTraceLives          = "trace_lives"
+	bpfMapTraceNotices        = "trace_notices"
 	bpfProgTraceExecutes      = "trace_executes"
 	bpfProgTraceFaultKernel   = "trace_fault_kernel"
 	bpfProgTraceFaultUser     = "trace_fault_user"
@@ -109,17 +110,20 @@ const (
 	bpfProgTraceThreadEnds    = "trace_thread_ends"
 	bpfProgTraceWakeupNew     = "trace_wakeup_new"
 	bpfProgTraceWaking        = "trace_waking"
+	bpfVarArmed               = "armed"
 	bpfVarKeepIrqs            = "keep_irqs"
 	bpfVarKeepSoftirqs        = "keep_softirqs"
-	bpfVarLifeType            = "life_type"
 	bpfVarLossType            = "loss_type"
+	bpfVarNoticeType          = "notice_type"
 	bpfVarOomTellsTask        = "oom_tells_task"
 	bpfVarRqfFlushSeq         = "rqf_flush_seq"
 	bpfVarRqfIoStat           = "rqf_io_stat"
+	bpfVarSignalTrigger       = "signal_trigger"
 	bpfVarTraceChunkMask      = "trace_chunk_mask"
 	bpfVarTraceKindType       = "trace_kind_type"
-	bpfVarTraceLifeType       = "trace_life_type"
+	bpfVarTraceNoticeType     = "trace_notice_type"
 	bpfVarTraceRecordType     = "trace_record_type"
+	bpfVarWaitTrigger         = "wait_trigger"
 )
 
 // loadBpf returns the embedded CollectionSpec for bpf.
@@ -188,27 +192,30 @@ type bpfProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfMapSpecs struct {
-	Losses      *ebpf.MapSpec `ebpf:"losses"`
-	TraceChunks *ebpf.MapSpec `ebpf:"trace_chunks"`
-	TraceCpus   *ebpf.MapSpec `ebpf:"trace_cpus"`
-	TraceLives  *ebpf.MapSpec `ebpf:"trace_lives"`
+	Losses       *ebpf.MapSpec `ebpf:"losses"`
+	TraceChunks  *ebpf.MapSpec `ebpf:"trace_chunks"`
+	TraceCpus    *ebpf.MapSpec `ebpf:"trace_cpus"`
+	TraceNotices *ebpf.MapSpec `ebpf:"trace_notices"`
 }
 
 // bpfVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
+	Armed           *ebpf.VariableSpec `ebpf:"armed"`
 	KeepIrqs        *ebpf.VariableSpec `ebpf:"keep_irqs"`
 	KeepSoftirqs    *ebpf.VariableSpec `ebpf:"keep_softirqs"`
-	LifeType        *ebpf.VariableSpec `ebpf:"life_type"`
 	LossType        *ebpf.VariableSpec `ebpf:"loss_type"`
+	NoticeType      *ebpf.VariableSpec `ebpf:"notice_type"`
 	OomTellsTask    *ebpf.VariableSpec `ebpf:"oom_tells_task"`
 	RqfFlushSeq     *ebpf.VariableSpec `ebpf:"rqf_flush_seq"`
 	RqfIoStat       *ebpf.VariableSpec `ebpf:"rqf_io_stat"`
+	SignalTrigger   *ebpf.VariableSpec `ebpf:"signal_trigger"`
 	TraceChunkMask  *ebpf.VariableSpec `ebpf:"trace_chunk_mask"`
 	TraceKindType   *ebpf.VariableSpec `ebpf:"trace_kind_type"`
-	TraceLifeType   *ebpf.VariableSpec `ebpf:"trace_life_type"`
+	TraceNoticeType *ebpf.VariableSpec `ebpf:"trace_notice_type"`
 	TraceRecordType *ebpf.VariableSpec `ebpf:"trace_record_type"`
+	WaitTrigger     *ebpf.VariableSpec `ebpf:"wait_trigger"`
 }
 
 // bpfObjects contains all objects after they have been loaded into the kernel.
@@ -231,10 +238,10 @@ func (o *bpfObjects) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfMaps struct {
-	Losses      *ebpf.Map `ebpf:"losses"`
-	TraceChunks *ebpf.Map `ebpf:"trace_chunks"`
-	TraceCpus   *ebpf.Map `ebpf:"trace_cpus"`
-	TraceLives  *ebpf.Map `ebpf:"trace_lives"`
+	Losses       *ebpf.Map `ebpf:"losses"`
+	TraceChunks  *ebpf.Map `ebpf:"trace_chunks"`
+	TraceCpus    *ebpf.Map `ebpf:"trace_cpus"`
+	TraceNotices *ebpf.Map `ebpf:"trace_notices"`
 }
 
 func (m *bpfMaps) Close() error {
@@ -242,7 +249,7 @@ func (m *bpfMaps) Close() error {
 		m.Losses,
 		m.TraceChunks,
 		m.TraceCpus,
-		m.TraceLives,
+		m.TraceNotices,
 	)
 }
 
@@ -250,17 +257,20 @@ func (m *bpfMaps) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
+	Armed           *ebpf.Variable `ebpf:"armed"`
 	KeepIrqs        *ebpf.Variable `ebpf:"keep_irqs"`
 	KeepSoftirqs    *ebpf.Variable `ebpf:"keep_softirqs"`
-	LifeType        *ebpf.Variable `ebpf:"life_type"`
 	LossType        *ebpf.Variable `ebpf:"loss_type"`
+	NoticeType      *ebpf.Variable `ebpf:"notice_type"`
 	OomTellsTask    *ebpf.Variable `ebpf:"oom_tells_task"`
 	RqfFlushSeq     *ebpf.Variable `ebpf:"rqf_flush_seq"`
 	RqfIoStat       *ebpf.Variable `ebpf:"rqf_io_stat"`
+	SignalTrigger   *ebpf.Variable `ebpf:"signal_trigger"`
 	TraceChunkMask  *ebpf.Variable `ebpf:"trace_chunk_mask"`
 	TraceKindType   *ebpf.Variable `ebpf:"trace_kind_type"`
-	TraceLifeType   *ebpf.Variable `ebpf:"trace_life_type"`
+	TraceNoticeType *ebpf.Variable `ebpf:"trace_notice_type"`
 	TraceRecordType *ebpf.Variable `ebpf:"trace_record_type"`
+	WaitTrigger     *ebpf.Variable `ebpf:"wait_trigger"`
 }
 
 // bpfPrograms contains all programs after they have been loaded into the kernel.

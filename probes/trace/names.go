@@ -2,9 +2,11 @@ package trace
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"culprit/probes/snapshot"
@@ -65,6 +67,16 @@ func (n *names) at(tid int32, time int64) snapshot.Thread {
 		i--
 	}
 	return snapshot.Thread{TID: tid, PID: all[i].pid, Comm: all[i].comm}
+}
+
+// all are the names that threads have, or had last.
+func (n *names) all() (threads []snapshot.Thread) {
+	for tid, all := range n.of {
+		last := all[len(all)-1]
+		threads = append(threads, snapshot.Thread{TID: tid, PID: last.pid, Comm: last.comm})
+	}
+	slices.SortFunc(threads, func(a, b snapshot.Thread) int { return cmp.Compare(a.TID, b.TID) })
+	return threads
 }
 
 // forget leaves what is needed for events from a time on.

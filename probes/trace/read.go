@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -53,7 +54,7 @@ func (p *Probe) Read() (t snapshot.Trace, err error) {
 	}
 	t.Start, t.End, t.RealTime = p.read, last.boot, last.real
 	p.read = last.boot
-	if err := p.takeLives(&t); err != nil {
+	if _, err := p.takeNotices(&t); err != nil {
 		return t, err
 	}
 	for cpu := range p.readers {
@@ -88,34 +89,38 @@ func (p *Probe) losses() (map[string]uint64, error) {
 	return all, err
 }
 
-// takeLives learns what threads are called, and tells of their lives.
-func (p *Probe) takeLives(t *snapshot.Trace) error {
-	return p.lives.Take(func(l bpfTraceLife) {
-		at, tid, pid := int64(l.At), int32(l.Tid), int32(l.Pid)
-		comm := owner.Comm(l.Comm)
-		m := snapshot.Moment{At: at, CPU: int32(l.Cpu)}
+// takeNotices learns what threads are called, tells of their lives, and of what has triggered.
+func (p *Probe) takeNotices(t *snapshot.Trace) (triggered []Trigger, err error) {
+	err = p.notices.Take(func(n bpfTraceNotice) {
+		at, tid, pid, comm := int64(n.At), int32(n.Tid), int32(n.Pid), owner.Comm(n.Comm)
+		m := snapshot.Moment{At: at, CPU: int32(n.Cpu)}
 		thread := snapshot.Thread{TID: tid, PID: pid, Comm: comm}
-		switch bpfLife(l.What) {
-		case bpfLifeLIFE_BEGINS:
+		switch bpfNotice(n.What) {
+		case bpfNoticeNOTICE_BEGINS:
 			p.names.call(at, tid, pid, comm)
 			if p.wanted["process.begin"] {
-				parent := p.names.at(int32(l.By), at)
+				parent := p.names.at(int32(n.Value), at)
 				t.Begun = append(t.Begun, snapshot.ProcessBegin{Moment: m, Thread: thread, ParentTID: parent.TID, ParentPID: parent.PID, ParentComm: parent.Comm})
 			}
-		case bpfLifeLIFE_RENAMED:
+		case bpfNoticeNOTICE_RENAMED:
 			p.names.call(at, tid, pid, comm)
-		case bpfLifeLIFE_EXECUTES:
+		case bpfNoticeNOTICE_EXECUTES:
 			p.names.call(at, tid, pid, comm)
 			if p.wanted["process.exec"] {
 				t.Executed = append(t.Executed, snapshot.ProcessExec{Moment: m, Thread: thread})
 			}
-		case bpfLifeLIFE_ENDS:
+		case bpfNoticeNOTICE_ENDS:
 			p.names.end(tid, at)
 			if p.wanted["process.end"] {
-				t.Ended = append(t.Ended, snapshot.ProcessEnd{Moment: m, Thread: thread, ExitCode: int32(l.By)})
+				t.Ended = append(t.Ended, snapshot.ProcessEnd{Moment: m, Thread: thread, ExitCode: int32(n.Value)})
 			}
+		case bpfNoticeNOTICE_WAITED:
+			triggered = append(triggered, Trigger{At: at, Thread: thread, Wait: time.Duration(n.Value)})
+		case bpfNoticeNOTICE_SIGNALLED:
+			triggered = append(triggered, Trigger{At: at, Thread: thread, Signal: int(n.Value)})
 		}
 	})
+	return triggered, err
 }
 
 // Bits of a record, as bpf/lib/trace.bpf.h has them.

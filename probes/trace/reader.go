@@ -90,20 +90,58 @@ func (r *reader) parse(text []byte) (one record, bytes uint64, err error) {
 	return one, bytes, nil
 }
 
-// skip goes on with the oldest record that is sure to stay for a while, and returns how many that leaves out.
+// skip goes on with half of the ring ahead of the writer, and returns how many that leaves out.
 func (r *reader) skip(cpus *bpfmap.Array[bpfTraceCpu], chunks *bpfmap.Array[bpfTraceChunk]) (lost uint64, err error) {
+	before := r.count
+	err = r.jump(cpus, chunks, r.chunks/2)
+	return r.count - before, err
+}
+
+// rewind goes back to about the oldest record.
+func (r *reader) rewind(cpus *bpfmap.Array[bpfTraceCpu], chunks *bpfmap.Array[bpfTraceChunk]) error {
+	reserved := cpus.Get(r.cpu).Reserved
+	if r.isWhole(0, reserved) {
+		r.at, r.time, r.count, r.runs = 0, 0, 0, -1
+		return nil
+	}
+	return r.jump(cpus, chunks, r.chunks-max(2, r.chunks/8))
+}
+
+// jump goes to the first record of the chunk so many before the one that is being written.
+func (r *reader) jump(cpus *bpfmap.Array[bpfTraceCpu], chunks *bpfmap.Array[bpfTraceChunk], back uint64) error {
 	for range 1000 {
-		reserved := cpus.Get(r.cpu).Reserved
-		// Half of the ring is ahead of the writer then.
-		next := (reserved/chunkBytes - min(reserved/chunkBytes, r.chunks/2)) * chunkBytes
-		var head [3 * wordBytes]byte
-		chunks.Read(r.chunk(next), 0, head[:])
-		first, at, count := binary.LittleEndian.Uint64(head[0:]), binary.LittleEndian.Uint64(head[8:]), binary.LittleEndian.Uint64(head[16:])
-		if first/chunkBytes == next/chunkBytes && first > r.at && r.isWhole(first, cpus.Get(r.cpu).Reserved) {
-			lost = count - r.count
-			r.at, r.time, r.count, r.runs = first, int64(at), count, -1
-			return lost, nil
+		now := cpus.Get(r.cpu).Reserved / chunkBytes
+		head, ok := r.head(chunks, (now-min(now, back))*chunkBytes)
+		if ok && r.isWhole(head.first, cpus.Get(r.cpu).Reserved) {
+			r.at, r.time, r.count, r.runs = head.first, head.at, head.count, -1
+			return nil
 		}
 	}
-	return 0, fmt.Errorf("CPU %d writes its events faster than they can be read", r.cpu)
+	return fmt.Errorf("CPU %d writes its events faster than they can be read", r.cpu)
+}
+
+// oldest is about when the oldest record was; not ok: there is none.
+func (r *reader) oldest(cpus *bpfmap.Array[bpfTraceCpu], chunks *bpfmap.Array[bpfTraceChunk]) (at int64, ok bool) {
+	now := cpus.Get(r.cpu).Reserved / chunkBytes
+	if now < r.chunks {
+		return 0, now > 0 // all are there still
+	}
+	head, ok := r.head(chunks, (now-r.chunks+1)*chunkBytes)
+	return head.at, ok
+}
+
+// head is what is known of the first record that begins in a chunk: where, about when, and how many there were before.
+type head struct {
+	first uint64
+	at    int64
+	count uint64
+}
+
+// head is that of the chunk at a position; not ok: it is another's by now.
+func (r *reader) head(chunks *bpfmap.Array[bpfTraceChunk], position uint64) (h head, ok bool) {
+	var text [3 * wordBytes]byte
+	chunks.Read(r.chunk(position), 0, text[:])
+	le := binary.LittleEndian
+	h = head{le.Uint64(text[0:]), int64(le.Uint64(text[8:])), le.Uint64(text[16:])}
+	return h, h.first/chunkBytes == position/chunkBytes
 }

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -18,6 +19,7 @@ import (
 	"culprit/probes/bpfmap"
 	"culprit/probes/hook"
 	"culprit/probes/owner"
+	"culprit/probes/snapshot"
 )
 
 // programs are those that tell of each kind of events.
@@ -56,6 +58,10 @@ type Options struct {
 	Kinds []string // of events; nil: the usual ones
 	Bytes uint64   // that all CPUs together keep of events, about; 0: 64 MiB
 	Proc  string   // where procfs is; "": /proc
+
+	// Triggers, of a flight recorder (Poll).
+	Wait    time.Duration // a wait for a CPU that is longer; 0: none
+	Signals []int         // one of these is sent
 }
 
 const (
@@ -74,16 +80,17 @@ type Probe struct {
 
 	cpus    *bpfmap.Array[bpfTraceCpu]
 	chunks  *bpfmap.Array[bpfTraceChunk]
-	lives   *bpfmap.Ring[bpfTraceLife]
+	notices *bpfmap.Ring[bpfTraceNotice]
 	readers []reader
 	names   names
-	last    moment // that the next Read will read up to,
-	read    int64  // and when that was of the last one
+	last    moment            // that the next Read will read up to,
+	read    int64             // and when that was of the last one
 	before  map[string]uint64 // losses before it began
-	over    uint64 // events that were overwritten
-	unseen  uint64 // switches that reached no program, at least
+	over    uint64            // events that were overwritten
+	unseen  uint64            // switches that reached no program, at least
 	counted Audit
-	begin   uint64 // the kernel's count of switches
+	begin   uint64         // the kernel's count of switches
+	kept    snapshot.Trace // of a flight recorder: what is not in the rings
 	ended   bool
 }
 
@@ -157,11 +164,17 @@ func (p *Probe) configure(spec *ebpf.CollectionSpec, kernel *btf.Spec) error {
 	for cpu := range p.readers {
 		p.readers[cpu] = reader{cpu: uint32(cpu), idle: fmt.Sprint("swapper/", cpu), chunks: chunks, runs: -1}
 	}
+	var signals uint64
+	for _, number := range p.options.Signals {
+		signals |= 1 << (number - 1)
+	}
 	return hook.SetVariables(spec, map[string]any{
 		"trace_chunk_mask": uint32(chunks - 1),
 		"keep_irqs":        p.wanted["irq"],
 		"keep_softirqs":    p.wanted["softirq"],
 		"oom_tells_task":   oomTellsTask(kernel),
+		"wait_trigger":     uint64(p.options.Wait),
+		"signal_trigger":   signals,
 	})
 }
 
@@ -173,7 +186,7 @@ func (p *Probe) attach(spec *ebpf.CollectionSpec) (err error) {
 	if p.chunks, err = bpfmap.NewArray[bpfTraceChunk](maps[bpfMapTraceChunks]); err != nil {
 		return err
 	}
-	if p.lives, err = bpfmap.NewRing[bpfTraceLife](maps[bpfMapTraceLives]); err != nil {
+	if p.notices, err = bpfmap.NewRing[bpfTraceNotice](maps[bpfMapTraceNotices]); err != nil {
 		return err
 	}
 	if p.last, err = p.now(); err != nil {
@@ -228,7 +241,7 @@ func switches(proc string) (n uint64, err error) {
 
 // Close detaches the probe and frees what it keeps in the kernel.
 func (p *Probe) Close() error {
-	err := errors.Join(p.links.Close(), p.lives.Close())
+	err := errors.Join(p.links.Close(), p.notices.Close())
 	p.objects.Close()
 	return err
 }

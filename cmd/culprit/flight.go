@@ -1,0 +1,185 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
+
+	"culprit/output/tracefile"
+	"culprit/probes/owner"
+	"culprit/probes/trace"
+)
+
+// flightFlags are those of culprit trace as a flight recorder.
+type flightFlags struct {
+	ring     string
+	triggers []string
+	after    time.Duration
+	files    int
+
+	wait    time.Duration
+	signals []int
+	written []string // files, the oldest first
+	number  int
+}
+
+// bugs are the signals that tell of one.
+var bugs = []int{int(unix.SIGSEGV), int(unix.SIGABRT), int(unix.SIGBUS), int(unix.SIGFPE), int(unix.SIGILL), int(unix.SIGSYS), int(unix.SIGTRAP)}
+
+func (f *flightFlags) register(flags *pflag.FlagSet) {
+	flags.StringVar(&f.ring, "ring", "", "write no event until a trigger fires, and keep up to this `SIZE` of the last ones")
+	flags.StringSliceVar(&f.triggers, "trigger", nil, "write a file when this `EVENT` happens: sched.wait>TIME, signal, signal=NAME")
+	flags.DurationVar(&f.after, "after", time.Second, "keep on for this `TIME` when a trigger has fired")
+	flags.IntVar(&f.files, "files", 10, "keep the newest `NUMBER` of files")
+}
+
+// records is whether it is a flight recorder.
+func (f *flightFlags) records() bool { return f.ring != "" || len(f.triggers) > 0 }
+
+const triggerHelp = "give sched.wait>TIME (as in 'sched.wait>20ms'), signal, or signal=NAME"
+
+func (f *flightFlags) check(output string) error {
+	if f.records() && output == "-" {
+		return usagef("bad --output \"-\": a flight recorder writes files: give a name")
+	}
+	if f.after < 0 {
+		return usagef("bad --after %v: give a time such as 1s, or 0", f.after)
+	}
+	if f.files < 1 {
+		return usagef("bad --files %d: give a number, 1 or more", f.files)
+	}
+	for _, text := range f.triggers {
+		event, value, given := strings.Cut(text, "=")
+		if least, is := strings.CutPrefix(text, "sched.wait>"); is {
+			var err error
+			if f.wait, err = time.ParseDuration(least); err != nil || f.wait <= 0 {
+				return usagef("bad --trigger %q: %s", text, triggerHelp)
+			}
+			continue
+		}
+		number := unix.SignalNum("SIG" + strings.TrimPrefix(strings.ToUpper(value), "SIG"))
+		switch {
+		case text == "signal":
+			f.signals = append(f.signals, bugs...)
+		case event == "signal" && given && number != 0:
+			f.signals = append(f.signals, int(number))
+		default:
+			return usagef("bad --trigger %q: %s", text, triggerHelp)
+		}
+	}
+	return nil
+}
+
+// record keeps events until they are wanted.
+func (f *traceFlags) record(stderr io.Writer) (err error) {
+	ctx, stop := interruptible()
+	defer stop()
+	byHand := make(chan os.Signal, 1)
+	signal.Notify(byHand, syscall.SIGUSR1)
+	defer signal.Stop(byHand)
+	owners, _, closeAll, err := bringUp(owner.Options{Proc: f.proc}, nil, f.attach)
+	defer closing(&err, closeAll)
+	if err != nil {
+		return err
+	}
+	if err := limit(stillNeeded(f.proc)...); err != nil {
+		return err
+	}
+	if err := f.probe.Arm(); err != nil {
+		return err
+	}
+	fmt.Fprintf(stderr, "recording the last %s of events; SIGUSR1 (kill -USR1 %d) writes a file, Ctrl-C ends it\n", humanize.IBytes(f.bytes), os.Getpid())
+	var end <-chan time.Time
+	if f.duration > 0 {
+		end = time.After(f.duration)
+	}
+	poll := time.NewTicker(traceEvery)
+	defer poll.Stop()
+	collect := time.NewTicker(time.Second)
+	defer collect.Stop()
+	var fired []trace.Trigger
+	var after <-chan time.Time // a file is due
+	for {
+		select {
+		case <-ctx.Done():
+			return f.last(fired, stderr)
+		case <-end:
+			return f.last(fired, stderr)
+		case <-byHand:
+			if err := f.dump("SIGUSR1", stderr); err != nil {
+				return err
+			}
+		case <-poll.C:
+			triggered, err := f.probe.Poll()
+			if err != nil {
+				return err
+			}
+			if len(triggered) > 0 && after == nil {
+				fired, after = triggered, time.After(f.after)
+			}
+		case <-after:
+			if err := f.dump(fired[0].String(), stderr); err != nil {
+				return err
+			}
+			fired, after = nil, nil
+			if err := f.probe.Arm(); err != nil {
+				return err
+			}
+		case <-collect.C:
+			if err := owners.Collect(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// last writes what a trigger still waits for at the end.
+func (f *traceFlags) last(fired []trace.Trigger, stderr io.Writer) error {
+	if len(fired) == 0 {
+		return nil
+	}
+	return f.dump(fired[0].String(), stderr)
+}
+
+// dump writes a file of what is there, and removes the oldest one if there are too many.
+func (f *traceFlags) dump(why string, stderr io.Writer) error {
+	if _, err := f.probe.Poll(); err != nil { // the names until now
+		return err
+	}
+	t, err := f.probe.Dump()
+	if err != nil {
+		return err
+	}
+	f.number++
+	name, ending := strings.TrimSuffix(f.output, "."+f.format), "."+f.format
+	if name == f.output {
+		ending = ""
+	}
+	path := fmt.Sprintf("%s-%d%s", name, f.number, ending)
+	file, err := tracefile.Create(path, f.format)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(file.Write(t), file.Close()); err != nil {
+		return err
+	}
+	fmt.Fprintf(stderr, "%s: %s: %s events of %s\n", path, why, humanize.Comma(int64(t.Events())), time.Duration(t.End-t.Start).Round(time.Millisecond))
+	f.written = append(f.written, path)
+	if len(f.written) > f.files {
+		oldest := f.written[0]
+		f.written = f.written[1:]
+		if err := os.RemoveAll(oldest); err != nil {
+			return fmt.Errorf("removing the oldest file: %w", err)
+		}
+	}
+	return nil
+}

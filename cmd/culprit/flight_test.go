@@ -1,0 +1,147 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// startRecorder starts culprit trace as a flight recorder, and waits until it records.
+func startRecorder(t *testing.T, file string, flags ...string) tracing {
+	t.Helper()
+	needRoot(t)
+	said, err := os.Create(filepath.Join(t.TempDir(), "stderr"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := tracing{exec.Command(program(), append([]string{"trace", "-o", file}, flags...)...), new(bytes.Buffer)}
+	r.Stderr = said
+	if err := r.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		r.Process.Kill()
+		r.Wait()
+		text, _ := os.ReadFile(said.Name())
+		t.Logf("%s", text)
+	})
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		if text, _ := os.ReadFile(said.Name()); bytes.Contains(text, []byte("recording")) {
+			return r
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("it does not record after a minute")
+		}
+	}
+}
+
+// occupy has a CPU for itself, and says when.
+func occupy(t *testing.T, cpu int, comm string, span time.Duration) (at int64) {
+	t.Helper()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // and the thread ends with the goroutine
+		var set unix.CPUSet
+		set.Set(cpu)
+		if err := unix.SchedSetaffinity(0, &set); err != nil {
+			t.Error(err)
+		}
+		if err := os.WriteFile("/proc/thread-self/comm", []byte(comm), 0); err != nil {
+			t.Error(err)
+		}
+		attributes := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1}
+		if err := unix.SchedSetAttr(0, &attributes, 0); err != nil {
+			t.Error(err)
+		}
+		var now unix.Timespec
+		unix.ClockGettime(unix.CLOCK_BOOTTIME, &now)
+		at = now.Nano()
+		for begin := time.Now(); time.Since(begin) < span; {
+		}
+	}()
+	<-done
+	return at
+}
+
+// A wait that is too long leaves a file with what came before, with who waited and with who had the CPU.
+func TestTraceTrigger(t *testing.T) {
+	const cpu = 1
+	dir := t.TempDir()
+	recorder := startRecorder(t, filepath.Join(dir, "t.jsonl"), "--trigger", "sched.wait>20ms", "--ring", "16MiB")
+	inBackground(t, exec.Command("taskset", "-c", "1", "sh", "-c", "while :; do sleep 0.005; done"))
+	time.Sleep(2 * time.Second)
+	began := occupy(t, cpu, "occupier", 30*time.Millisecond)
+	time.Sleep(2 * time.Second)
+	recorder.end(t)
+	files, err := filepath.Glob(filepath.Join(dir, "t-*.jsonl"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("there is no file: %v", err)
+	}
+	for _, file := range files {
+		var before, occupied, waited bool
+		for _, l := range lines(t, file) {
+			before = before || l.Event == "sched.switch" && l.At < began-1e9
+			occupied = occupied || l.Event == "sched.switch" && l.PrevComm == "occupier" && l.At > began+25e6
+			waited = waited || l.Event == "sched.wakeup" && l.Comm == "sleep" && l.At > began && l.At < began+30e6
+		}
+		if before && occupied && waited {
+			return
+		}
+		t.Logf("%s: what came before %t, who had the CPU %t, who waited %t", file, before, occupied, waited)
+	}
+	t.Error("no file holds all of it")
+}
+
+// However often it triggers, no more files are left than are wanted. SIGUSR1 writes one, too.
+func TestTraceLimitsFiles(t *testing.T) {
+	ignored := make(chan os.Signal, 1)
+	signal.Notify(ignored, unix.SIGUSR2)
+	defer signal.Stop(ignored)
+	dir := t.TempDir()
+	recorder := startRecorder(t, filepath.Join(dir, "t.pftrace"), "--trigger", "signal=USR2", "--after", "0s", "--files", "3", "--ring", "1MiB", "-e", "signal")
+	for i := range 10_000 {
+		if err := unix.Kill(os.Getpid(), unix.SIGUSR2); err != nil {
+			t.Fatal(err)
+		}
+		if i%10 == 0 {
+			time.Sleep(time.Millisecond)
+		}
+	}
+	time.Sleep(300 * time.Millisecond)
+	left := func() (names []string) {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			names = append(names, e.Name())
+		}
+		return names
+	}
+	before := left()
+	if len(before) != 3 {
+		t.Errorf("%q are left, want 3 files", before)
+	}
+	if err := recorder.Process.Signal(syscall.SIGUSR1); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(10 * time.Second); strings.Join(left(), " ") == strings.Join(before, " "); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("SIGUSR1 writes no file")
+		}
+	}
+	recorder.end(t)
+	if after := left(); len(after) != 3 {
+		t.Errorf("%q are left, want 3 files", after)
+	}
+}
