@@ -37,8 +37,8 @@ generate:        ## the BPF objects and their Go code, from bpf/; needs clang-19
 check-generated: ## that what is committed is what generate makes
 	.ci/check-generated
 
-bench:           ## what an event costs, beside libbpf-tools' biolatency; as root
-	go test -run '^$$' -bench . -benchtime 1x -timeout 30m ./probes/...
+bench:           ## what an event costs, beside libbpf-tools' and perf's; as root
+	go test -run '^$$' -bench . -benchtime 1x -timeout 30m ./probes/... ./cmd/...
 
 clean:           ## what build made
 	rm -rf bin
