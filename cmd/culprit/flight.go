@@ -16,6 +16,7 @@ import (
 
 	"culprit/output/tracefile"
 	"culprit/probes/owner"
+	"culprit/probes/snapshot"
 	"culprit/probes/trace"
 )
 
@@ -150,7 +151,7 @@ func (f *traceFlags) last(fired []trace.Trigger, stderr io.Writer) error {
 	return f.dump(fired[0].String(), stderr)
 }
 
-// dump writes a file of what is there, and removes the oldest one if there are too many.
+// dump writes a file of what is there. That this fails is said, and does not end the recorder: the disk may have room the next time.
 func (f *traceFlags) dump(why string, stderr io.Writer) error {
 	if _, err := f.probe.Poll(); err != nil { // the names until now
 		return err
@@ -160,6 +161,14 @@ func (f *traceFlags) dump(why string, stderr io.Writer) error {
 		return err
 	}
 	f.number++
+	if err := f.write(t, why, stderr); err != nil {
+		fmt.Fprintf(stderr, "culprit: %s: no file: %v\n", why, err)
+	}
+	return nil
+}
+
+// write writes a file, and removes the oldest one if there are too many.
+func (f *traceFlags) write(t snapshot.Trace, why string, stderr io.Writer) error {
 	name, ending := strings.TrimSuffix(f.output, "."+f.format), "."+f.format
 	if name == f.output {
 		ending = ""

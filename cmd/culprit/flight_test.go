@@ -92,7 +92,7 @@ func TestTraceTrigger(t *testing.T) {
 		for _, l := range lines(t, file) {
 			before = before || l.Event == "sched.switch" && l.At < began-1e9
 			occupied = occupied || l.Event == "sched.switch" && l.PrevComm == "occupier" && l.At > began+25e6
-			waited = waited || l.Event == "sched.wakeup" && l.Comm == "sleep" && l.At > began && l.At < began+30e6
+			waited = waited || l.Event == "sched.wakeup" && l.Comm == "sleep" && l.At > began-20e6 && l.At < began+30e6
 		}
 		if before && occupied && waited {
 			return

@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -127,8 +128,8 @@ func (r tracing) balance(t *testing.T) {
 	}
 	residual, _ := strconv.Atoi(found[3])
 	skew, _ := strconv.Atoi(found[4])
-	// Of switches that a kernel hides in a row, one shows.
-	if hidden := r.hidden(); residual < -skew || residual > 10*hidden {
+	// Of switches that a kernel hides in a row, one shows, and of those at the end none.
+	if hidden := r.hidden(); residual < -skew || residual > 10*hidden+2*runtime.NumCPU() {
 		t.Errorf("residual %d, skew %d, %d switches hidden", residual, skew, hidden)
 	}
 	if strings.Contains(r.stderr.String(), "overwritten") {
@@ -171,7 +172,7 @@ func TestTrace(t *testing.T) {
 func TestTraceIsKilled(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "t.jsonl.gz")
 	trace := startTrace(t, file)
-	time.Sleep(1500 * time.Millisecond)
+	time.Sleep(2500 * time.Millisecond)
 	if err := trace.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -351,21 +352,31 @@ func TestTraceIsATimeline(t *testing.T) {
 		tid := row["tid"].(int64)
 		ours[tid] = append(ours[tid], slice{time.Duration(row["ts"].(int64)) + dur - slept, dur, row["cpu"].(int64)})
 	}
-	var all, different int
+	// Two tracers see a switch one after the other, and hold each other up, or their machine does: some then have other times, but are there.
+	var all, missing, different int
 	for tid, theirs := range theirs {
 		ours := ours[tid]
 		for _, their := range theirs {
 			all++
-			i := slices.IndexFunc(ours, func(s slice) bool { return s.cpu == their.cpu && (s.end-their.end).Abs() <= precision })
-			if i >= 0 && (ours[i].ran-their.ran).Abs() <= precision {
-				ours = ours[i+1:]
-			} else if different++; different > hidden {
-				t.Errorf("thread %d has no such slice as perf: %+v", tid, their)
+			i := slices.IndexFunc(ours, func(s slice) bool { return s.cpu == their.cpu && s.end-their.end > -precision })
+			if i < 0 || ours[i].end-their.end > time.Millisecond {
+				if missing++; missing > hidden {
+					t.Errorf("thread %d has no such slice as perf: %+v", tid, their)
+				}
+				continue
 			}
+			if (ours[i].end-their.end).Abs() > precision || (ours[i].ran-their.ran).Abs() > precision {
+				different++
+			}
+			ours = ours[i+1:]
 		}
 	}
-	t.Logf("%d slices of %d threads, of which %d differ from perf's; %d switches were hidden", all, len(theirs), different, hidden)
-	if all < 20_000 || len(theirs) < 40 {
+	if different > all/200+hidden {
+		t.Errorf("of %d slices, %d have other times than perf's", all, different)
+	}
+	t.Logf("%d slices of %d threads, of which %d are missing and %d differ by more than %v from perf's; %d switches were hidden",
+		all, len(theirs), missing, different, precision, hidden)
+	if all < 10_000 || len(theirs) < 30 { // perf may lack half of them
 		t.Errorf("only %d slices of %d threads", all, len(theirs))
 	}
 	for _, row := range timeline.Query(t, file, "select name, value from stats where severity = 'error' and value > 0") {
@@ -417,5 +428,18 @@ func TestConvert(t *testing.T) {
 	t.Logf("%v; %v slices", first, rows)
 	if n := rows[0]["n"].(int64); n < int64(first["sched.switch"]) {
 		t.Errorf("%d slices of %d switches", n, first["sched.switch"])
+	}
+}
+
+// It takes the two capabilities, and no more.
+func TestTraceByAnOrdinaryUser(t *testing.T) {
+	needRoot(t)
+	for _, u := range callers(t)[1:] {
+		t.Run(u.name, func(t *testing.T) {
+			out, err := u.command("trace", "-o", "-", "--format", "jsonl", "--duration", "0.5s").Output()
+			if err != nil || !bytes.Contains(out, []byte(`"event":"sched.switch"`)) {
+				t.Errorf("culprit trace: %v\n%.1000s", err, out)
+			}
+		})
 	}
 }
