@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Dual MIT/GPL
 /*
  * Single events, in order, for files that timelines and query engines open: who had each CPU and who woke whom, migrations, the life of
- * threads, interrupts and softirqs, signals, OOM kills, TCP's states and retransmissions, and on request page faults and system calls.
+ * threads, interrupts and softirqs, signals, OOM kills, and on request page faults and system calls.
  *
  * Hooks one tracepoint for each kind of event that is asked for. Keeps the last records of each CPU (lib/trace.bpf.h), and sends
  * the lives of threads besides, so that names outlive what is overwritten, and what a flight recorder waits for. Can lose: records that user space did not read
@@ -52,13 +52,13 @@ struct {
 	__uint(max_entries, 1 << 20);
 } trace_notices SEC(".maps");
 
-static __always_inline int tell(enum notice what, struct task_struct *task, __u64 value, const char *comm)
+static __always_inline bool tell(enum notice what, struct task_struct *task, __u64 value, const char *comm)
 {
 	struct trace_notice *n = bpf_ringbuf_reserve(&trace_notices, sizeof(*n), 0);
 
 	if (!n) {
 		lose(LOSS_NOTICES_DROPPED);
-		return 0;
+		return false;
 	}
 	n->at = bpf_ktime_get_boot_ns();
 	n->value = value;
@@ -68,31 +68,35 @@ static __always_inline int tell(enum notice what, struct task_struct *task, __u6
 	n->pid = task->tgid;
 	bpf_probe_read_kernel_str(n->comm, sizeof(n->comm), comm);
 	bpf_ringbuf_submit(n, BPF_RB_NO_WAKEUP);
-	return 0;
+	return true;
 }
 
 SEC("tp_btf/task_newtask")
 int BPF_PROG(trace_thread_begins, struct task_struct *task)
 {
-	return tell(NOTICE_BEGINS, task, current_tid(), task->comm);
+	tell(NOTICE_BEGINS, task, current_tid(), task->comm);
+	return 0;
 }
 
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(trace_executes, struct task_struct *task)
 {
-	return tell(NOTICE_EXECUTES, task, 0, task->comm);
+	tell(NOTICE_EXECUTES, task, 0, task->comm);
+	return 0;
 }
 
 SEC("tp_btf/task_rename")
 int BPF_PROG(trace_renamed, struct task_struct *task, const char *comm)
 {
-	return tell(NOTICE_RENAMED, task, 0, comm);
+	tell(NOTICE_RENAMED, task, 0, comm);
+	return 0;
 }
 
 SEC("tp_btf/sched_process_exit")
 int BPF_PROG(trace_thread_ends, struct task_struct *task)
 {
-	return tell(NOTICE_ENDS, task, task->exit_code, task->comm);
+	tell(NOTICE_ENDS, task, task->exit_code, task->comm);
+	return 0;
 }
 
 /* A flight recorder's triggers. One is told of, until user space arms them again. */
@@ -101,15 +105,19 @@ const volatile __u64 signal_trigger; /* signals, by the bit of their number less
 
 volatile __u32 armed;
 
-static __always_inline bool disarm(void) { return armed && __sync_val_compare_and_swap(&armed, 1, 0); }
+static __always_inline void trigger(enum notice what, struct task_struct *task, __u64 value)
+{
+	if (armed && __sync_val_compare_and_swap(&armed, 1, 0) && !tell(what, task, value, task->comm))
+		armed = 1;
+}
 
 /* As bpf/sched.bpf.c finds it: the kernel has not yet taken note of the arrival. */
 static __always_inline void trigger_by_wait(struct task_struct *next)
 {
 	__u64 queued = next->sched_info.last_queued, now = next->se.cfs_rq->rq->clock;
 
-	if (queued && now > queued && now - queued > wait_trigger && disarm())
-		tell(NOTICE_WAITED, next, now - queued, next->comm);
+	if (queued && now > queued && now - queued > wait_trigger)
+		trigger(NOTICE_WAITED, next, now - queued);
 }
 
 /* ---- scheduling ---- */
@@ -138,16 +146,17 @@ int BPF_PROG(trace_switch, bool preempt, struct task_struct *prev, struct task_s
 	return trace_uninterrupted(&r, TRACE_SHORT);
 }
 
+/* Interrupts may be on: who is on its way to sleep can be woken before (try_to_wake_up() where it is current, kernel/sched/core.c). */
 static __always_inline int woken(struct task_struct *task)
 {
-	struct trace_record r = { .kind = TRACE_WAKING, .a = task->wake_cpu, .b = task->pid, .c = current_tid() };
+	struct trace_record r = { .kind = TRACE_WAKING, .a = task->thread_info.cpu, .b = task->pid, .c = current_tid() };
 	struct trace_cpu *t;
 	__u32 cpu;
 
 	t = trace_here(&cpu);
 	if (t && (t->irq_since || t->softirq_since))
 		r.c |= TRACE_INTERRUPT;
-	return trace_uninterrupted(&r, TRACE_SHORT);
+	return trace_interruptible(&r, TRACE_SHORT);
 }
 
 SEC("tp_btf/sched_waking")
@@ -165,7 +174,7 @@ int BPF_PROG(trace_wakeup_new, struct task_struct *task)
 SEC("tp_btf/sched_migrate_task")
 int BPF_PROG(trace_migrate, struct task_struct *task, int to)
 {
-	struct trace_record r = { .kind = TRACE_MIGRATE, .a = to, .b = task->pid, .c = task->wake_cpu };
+	struct trace_record r = { .kind = TRACE_MIGRATE, .a = to, .b = task->pid, .c = task->thread_info.cpu };
 
 	return trace_uninterrupted(&r, TRACE_SHORT);
 }
@@ -248,8 +257,8 @@ int BPF_PROG(trace_signal, int number, struct kernel_siginfo *info, struct task_
 	if (address > 1) /* SEND_SIG_NOINFO, SEND_SIG_PRIV (include/linux/sched/signal.h) */
 		code = BPF_CORE_READ((struct kernel_siginfo *)address, si_code);
 	r.more[0] = (__u32)code | (__u64)result << 32;
-	if (number > 0 && number <= 64 && signal_trigger >> (number - 1) & 1 && disarm())
-		tell(NOTICE_SIGNALLED, task, number, task->comm);
+	if (number > 0 && number <= 64 && signal_trigger >> (number - 1) & 1)
+		trigger(NOTICE_SIGNALLED, task, number);
 	return trace_uninterrupted(&r, TRACE_SHORT + 8); /* siglock is held */
 }
 

@@ -99,6 +99,7 @@ struct mm_struct;
 
 struct thread_info {
 	unsigned long flags;
+	__u32 cpu;
 };
 
 struct task_struct {
@@ -109,7 +110,6 @@ struct task_struct {
 	int exit_state;
 	int exit_code;
 	int prio;
-	int wake_cpu;
 	bool throttled; /* since 6.18 (e1fad12dcb66 "sched/fair: Switch to task based throttle model") */
 	__u64 numa_pages_migrated;
 	struct sched_entity se;

@@ -36,7 +36,7 @@ enum trace_kind {
 	TRACE_OOM,          /* b: the tid of who is killed */
 	TRACE_FAULT,        /* a: 1 in user space, b: the tid, more: the address */
 	TRACE_SYSCALL,      /* a: its number, b: the tid */
-	TRACE_SYSCALL_ENDS, /* a: its number, b: the tid, more: what it returned */
+	TRACE_SYSCALL_ENDS, /* b: the tid, more: what it returned */
 	TRACE_KINDS,
 };
 
@@ -135,7 +135,7 @@ static __always_inline struct trace_cpu *trace_here(__u32 *cpu)
 	return bpf_map_lookup_elem(&trace_cpus, cpu);
 }
 
-/* Where interrupts are off: nothing comes in between. */
+/* Where interrupts are off, or no program can come in between that writes. */
 static __always_inline int trace_uninterrupted(struct trace_record *r, __u32 length)
 {
 	__u64 now = bpf_ktime_get_boot_ns(), position;

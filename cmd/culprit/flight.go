@@ -6,6 +6,8 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -13,6 +15,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
+	"kernel.org/pub/linux/libs/security/libcap/cap"
 
 	"culprit/output/tracefile"
 	"culprit/probes/owner"
@@ -61,9 +64,12 @@ func (f *flightFlags) check(output string) error {
 	for _, text := range f.triggers {
 		event, value, given := strings.Cut(text, "=")
 		if least, is := strings.CutPrefix(text, "sched.wait>"); is {
-			var err error
-			if f.wait, err = time.ParseDuration(least); err != nil || f.wait <= 0 {
+			wait, err := time.ParseDuration(least)
+			if err != nil || wait <= 0 {
 				return usagef("bad --trigger %q: %s", text, triggerHelp)
+			}
+			if f.wait == 0 || wait < f.wait {
+				f.wait = wait
 			}
 			continue
 		}
@@ -92,7 +98,14 @@ func (f *traceFlags) record(stderr io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := limit(stillNeeded(f.proc)...); err != nil {
+	keep := stillNeeded(f.proc)
+	if os.Geteuid() == 0 {
+		keep = append(keep, cap.DAC_OVERRIDE) // files come later, and root's go anywhere
+	}
+	if err := limit(keep...); err != nil {
+		return err
+	}
+	if err := f.prepare(); err != nil {
 		return err
 	}
 	if err := f.probe.Arm(); err != nil {
@@ -116,6 +129,11 @@ func (f *traceFlags) record(stderr io.Writer) (err error) {
 		case <-end:
 			return f.last(fired, stderr)
 		case <-byHand:
+			triggered, err := f.probe.Poll() // and the names until now
+			if err != nil {
+				return err
+			}
+			fired = append(fired, triggered...)
 			if err := f.dump("SIGUSR1", stderr); err != nil {
 				return err
 			}
@@ -124,14 +142,18 @@ func (f *traceFlags) record(stderr io.Writer) (err error) {
 			if err != nil {
 				return err
 			}
-			if len(triggered) > 0 && after == nil {
-				fired, after = triggered, time.After(f.after)
+			fired = append(fired, triggered...)
+			if len(fired) > 0 && after == nil {
+				after = time.After(f.after)
 			}
 		case <-after:
 			if err := f.dump(fired[0].String(), stderr); err != nil {
 				return err
 			}
 			fired, after = nil, nil
+			if fired, err = f.probe.Poll(); err != nil { // which makes room for the next
+				return err
+			}
 			if err := f.probe.Arm(); err != nil {
 				return err
 			}
@@ -145,50 +167,71 @@ func (f *traceFlags) record(stderr io.Writer) (err error) {
 
 // last writes what a trigger still waits for at the end.
 func (f *traceFlags) last(fired []trace.Trigger, stderr io.Writer) error {
-	if len(fired) == 0 {
-		return nil
+	triggered, err := f.probe.Poll()
+	if fired = append(fired, triggered...); err != nil || len(fired) == 0 {
+		return err
 	}
 	return f.dump(fired[0].String(), stderr)
 }
 
-// dump writes a file of what is there. That this fails is said, and does not end the recorder: the disk may have room the next time.
-func (f *traceFlags) dump(why string, stderr io.Writer) error {
-	if _, err := f.probe.Poll(); err != nil { // the names until now
-		return err
-	}
-	t, err := f.probe.Dump()
-	if err != nil {
-		return err
-	}
-	f.number++
-	if err := f.write(t, why, stderr); err != nil {
-		fmt.Fprintf(stderr, "culprit: %s: no file: %v\n", why, err)
-	}
-	return nil
-}
-
-// write writes a file, and removes the oldest one if there are too many.
-func (f *traceFlags) write(t snapshot.Trace, why string, stderr io.Writer) error {
+// path is that of the file of a number, which stands before the ending.
+func (f *traceFlags) path(number string) string {
 	name, ending := strings.TrimSuffix(f.output, "."+f.format), "."+f.format
 	if name == f.output {
 		ending = ""
 	}
-	path := fmt.Sprintf("%s-%d%s", name, f.number, ending)
+	return name + "-" + number + ending
+}
+
+// prepare finds out whether files can be written, and goes on numbering behind those that are there.
+func (f *traceFlags) prepare() error {
+	there, err := filepath.Glob(f.path("*"))
+	if err != nil {
+		return fmt.Errorf("looking for earlier files: %w", err)
+	}
+	before, after, _ := strings.Cut(f.path("*"), "*")
+	for _, path := range there {
+		number, _ := strconv.Atoi(strings.TrimSuffix(strings.TrimPrefix(path, before), after))
+		f.number = max(f.number, number)
+	}
+	try := f.path(strconv.Itoa(f.number + 1))
+	file, err := tracefile.Create(try, f.format)
+	if err != nil {
+		return err
+	}
+	return errors.Join(file.Close(), os.RemoveAll(try))
+}
+
+// dump writes a file of what is there. That this fails is said, and does not end the recorder: the disk may have room the next time.
+func (f *traceFlags) dump(why string, stderr io.Writer) error {
+	t, err := f.probe.Dump()
+	if err != nil {
+		return err
+	}
+	if err := f.write(t, why, stderr); err != nil {
+		fmt.Fprintf(stderr, "culprit: %s: %v\n", why, err)
+	}
+	return nil
+}
+
+// write removes the oldest files if there are too many, and writes another.
+func (f *traceFlags) write(t snapshot.Trace, why string, stderr io.Writer) error {
+	for len(f.written) >= f.files {
+		if err := os.RemoveAll(f.written[0]); err != nil {
+			return fmt.Errorf("removing the oldest file: %w", err)
+		}
+		f.written = f.written[1:]
+	}
+	f.number++
+	path := f.path(strconv.Itoa(f.number))
 	file, err := tracefile.Create(path, f.format)
 	if err != nil {
 		return err
 	}
 	if err := errors.Join(file.Write(t), file.Close()); err != nil {
-		return err
+		return errors.Join(err, os.RemoveAll(path))
 	}
-	fmt.Fprintf(stderr, "%s: %s: %s events of %s\n", path, why, humanize.Comma(int64(t.Events())), time.Duration(t.End-t.Start).Round(time.Millisecond))
 	f.written = append(f.written, path)
-	if len(f.written) > f.files {
-		oldest := f.written[0]
-		f.written = f.written[1:]
-		if err := os.RemoveAll(oldest); err != nil {
-			return fmt.Errorf("removing the oldest file: %w", err)
-		}
-	}
+	fmt.Fprintf(stderr, "%s: %s: %s events of %s\n", path, why, humanize.Comma(int64(t.Events())), time.Duration(t.End-t.Start).Round(time.Millisecond))
 	return nil
 }

@@ -23,7 +23,7 @@ func startRecorder(t *testing.T, file string, flags ...string) tracing {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := tracing{exec.Command(program(), append([]string{"trace", "-o", file}, flags...)...), new(bytes.Buffer)}
+	r := tracing{exec.Command(program(), append([]string{"trace", "-o", file}, flags...)...), new(bytes.Buffer), said.Name()}
 	r.Stderr = said
 	if err := r.Start(); err != nil {
 		t.Fatal(err)
@@ -90,9 +90,13 @@ func TestTraceTrigger(t *testing.T) {
 	for _, file := range files {
 		var before, occupied, waited bool
 		for _, l := range lines(t, file) {
-			before = before || l.Event == "sched.switch" && l.At < began-1e9
-			occupied = occupied || l.Event == "sched.switch" && l.PrevComm == "occupier" && l.At > began+25e6
-			waited = waited || l.Event == "sched.wakeup" && l.Comm == "sleep" && l.At > began-20e6 && l.At < began+30e6
+			if l.Event != "sched.switch" {
+				continue
+			}
+			before = before || l.At < began-1e9
+			occupied = occupied || l.PrevComm == "occupier" && l.At > began+25e6
+			// The shell or its sleep had the CPU until then, or would have had it 5 ms later.
+			waited = waited || occupied && l.CPU == cpu && (l.PrevComm == "sleep" || l.PrevComm == "sh") && l.At < began+100e6
 		}
 		if before && occupied && waited {
 			return
@@ -144,4 +148,54 @@ func TestTraceLimitsFiles(t *testing.T) {
 	if after := left(); len(after) != 3 {
 		t.Errorf("%q are left, want 3 files", after)
 	}
+	if text, _ := os.ReadFile(recorder.said); !bytes.Contains(text, []byte(": SIGUSR1: ")) {
+		t.Error("none was written by hand")
+	}
+}
+
+// A recorder goes on behind the files that an earlier one left, and after a file that could not be written; what a trigger needs is traced.
+func TestTraceRecordsOn(t *testing.T) {
+	ignored := make(chan os.Signal, 1)
+	signal.Notify(ignored, unix.SIGUSR2)
+	defer signal.Stop(ignored)
+	dir := t.TempDir()
+	if err := unix.Mount("culprit-test", dir, "tmpfs", 0, "size=1m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := os.WriteFile(filepath.Join(dir, "t-7.jsonl"), nil, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	full := filepath.Join(dir, "full")
+	if err := os.WriteFile(full, make([]byte, 1<<20-16384), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	recorder := startRecorder(t, filepath.Join(dir, "t.jsonl"), "--trigger", "signal=USR2", "--after", "0s", "--ring", "1MiB", "-e", "process.exec")
+	says := func(what string) {
+		t.Helper()
+		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+			if err := unix.Kill(os.Getpid(), unix.SIGUSR2); err != nil {
+				t.Fatal(err)
+			}
+			if text, _ := os.ReadFile(recorder.said); bytes.Contains(text, []byte(what)) {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("it never says %q", what)
+			}
+		}
+	}
+	for range 100 {
+		exec.Command("true").Run()
+	}
+	says("no space left on device")
+	if err := os.Remove(full); err != nil {
+		t.Fatal(err)
+	}
+	says("t-9.jsonl: signal 12 ")
+	recorder.end(t)
 }

@@ -41,7 +41,7 @@ type traceFlags struct {
 const (
 	defaultBuffer = "64MiB"
 	leastBuffer   = 1 << 20
-	mostBuffer    = 16 << 30
+	mostBuffer    = 2 << 30
 	traceEvery    = 100 * time.Millisecond // how often events are read
 )
 
@@ -68,7 +68,7 @@ to there.
 
 With --ring, or --trigger, it is a flight recorder: the last events stay in memory,
 and a file is written when a trigger fires, with what came before and --after it;
-the files' names are numbered. SIGUSR1 writes one by hand. The triggers:
+the files' names are numbered, and the newest --files of this run stay. SIGUSR1 writes one by hand. The triggers:
   sched.wait>20ms   a thread waited for a CPU for longer
   signal            one that means a bug is sent (SEGV, ABRT, BUS, FPE, ILL, SYS, TRAP)
   signal=TERM       that one is sent`,

@@ -29,12 +29,13 @@ import (
 type tracing struct {
 	*exec.Cmd
 	stderr *bytes.Buffer
+	said   string // a file with that, of a recorder
 }
 
 func startTrace(t *testing.T, file string, flags ...string) tracing {
 	t.Helper()
 	needRoot(t)
-	r := tracing{exec.Command(program(), append([]string{"trace", "-o", file}, flags...)...), new(bytes.Buffer)}
+	r := tracing{exec.Command(program(), append([]string{"trace", "-o", file}, flags...)...), new(bytes.Buffer), ""}
 	r.Stderr = r.stderr
 	if err := r.Start(); err != nil {
 		t.Fatal(err)
@@ -69,6 +70,7 @@ func (r tracing) end(t *testing.T) {
 type line struct {
 	Schema, Event string
 	At            int64 `json:"at_ns"`
+	CPU           int32
 	TID           int32
 	Comm          string
 	PrevTID       int32  `json:"prev_tid"`
@@ -162,7 +164,7 @@ func TestTrace(t *testing.T) {
 				slept[l.PrevTID] = true
 			}
 		}
-		if len(begun) != count || len(slept) != count {
+		if len(begun) < count || len(slept) < count { // others sleep, too
 			t.Errorf("%s: %d sleeps were executed and %d slept, want %d", ending, len(begun), len(slept), count)
 		}
 	}

@@ -226,7 +226,7 @@ func (r *reader) cut() error {
 			end = max(end, k.At(&r.t, n-1))
 		}
 	}
-	if end == r.since.End && len(r.t.Threads) == 0 {
+	if r.t.Events() == 0 && len(r.t.Threads) == 0 {
 		return nil
 	}
 	return r.end(batch{r.since.End, end, r.since.RealTime + end - r.since.End})

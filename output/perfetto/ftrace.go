@@ -30,7 +30,14 @@ const unknown = -1
 // defaultPrio is nice 0's, for events whose threads' priorities nobody asked for.
 const defaultPrio = 120
 
+// mostCPUs is more than kernels have (NR_CPUS).
+const mostCPUs = 1 << 13
+
+// cpu is one by its number. A number that is none, as a file may have it, counts as 0.
 func (w *Writer) cpu(number int32) *cpu {
+	if number < 0 || number >= mostCPUs {
+		number = 0
+	}
 	for int(number) >= len(w.cpus) {
 		w.cpus = append(w.cpus, nil)
 	}
@@ -180,9 +187,6 @@ func (c *cpu) migrated(m *snapshot.SchedMigrate) {
 	})
 }
 
-// softirqs are in the order of their numbers (include/linux/interrupt.h).
-var softirqs = []string{"HI", "TIMER", "NET_TX", "NET_RX", "BLOCK", "IRQ_POLL", "TASKLET", "SCHED", "HRTIMER", "RCU"}
-
 func (w *Writer) interrupts(t snapshot.Trace) {
 	for _, i := range t.IRQs {
 		c := w.cpu(i.CPU)
@@ -197,7 +201,7 @@ func (w *Writer) interrupts(t snapshot.Trace) {
 	}
 	for _, i := range t.Softirqs {
 		c := w.cpu(i.CPU)
-		number := func(m *message) { m.int(softirqNumber, int64(slices.Index(softirqs, i.Name))) }
+		number := func(m *message) { m.int(softirqNumber, int64(slices.Index(snapshot.SoftirqNames, i.Name))) }
 		c.event(i.At-i.Duration, i.TID, eventSoftirq, number)
 		c.event(i.At, i.TID, eventSoftirqEnd, number)
 	}

@@ -149,7 +149,7 @@ func (w *Writer) Close() error {
 }
 
 func (w *Writer) end() error {
-	if w.failed && w.buffer != nil { // what it says was told of already
+	if w.failed { // what it says was told of already
 		return nil
 	}
 	if err := w.events.Close(); err != nil {

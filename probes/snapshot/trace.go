@@ -62,7 +62,7 @@ type SchedSwitch struct {
 type SchedWakeup struct {
 	Moment
 	Thread
-	TargetCPU   int32  `json:"target_cpu" parquet:"target_cpu" doc:"CPU that it ran on last"`
+	TargetCPU   int32  `json:"target_cpu" parquet:"target_cpu" doc:"CPU that it is on"`
 	WakerTID    int32  `json:"waker_tid" parquet:"waker_tid" doc:"thread on the CPU where it is woken"`
 	WakerPID    int32  `json:"waker_pid" parquet:"waker_pid" doc:"its process"`
 	WakerComm   string `json:"waker_comm" parquet:"waker_comm,dict" doc:"its name"`
@@ -115,13 +115,16 @@ type Softirq struct {
 	TID      int32  `json:"tid" parquet:"tid" doc:"thread on its CPU"`
 }
 
+// SoftirqNames are in the order of their numbers (include/linux/interrupt.h).
+var SoftirqNames = []string{"HI", "TIMER", "NET_TX", "NET_RX", "BLOCK", "IRQ_POLL", "TASKLET", "SCHED", "HRTIMER", "RCU"}
+
 // Signal is that one is sent.
 type Signal struct {
 	Moment
 	Thread
 	Number     int32  `json:"number" parquet:"number" doc:"of the signal"`
 	Code       int32  `json:"code" parquet:"code" doc:"si_code"`
-	Result     string `json:"outcome" parquet:"outcome,dict" doc:"delivered, ignored, already pending, or lost for want of memory"`
+	Result     string `json:"outcome" parquet:"outcome,dict" doc:"delivered, ignored, already pending, overflow (sent without details), or lost"`
 	SenderTID  int32  `json:"sender_tid" parquet:"sender_tid" doc:"thread on the CPU where it is sent"`
 	SenderPID  int32  `json:"sender_pid" parquet:"sender_pid" doc:"its process"`
 	SenderComm string `json:"sender_comm" parquet:"sender_comm,dict" doc:"its name"`

@@ -146,9 +146,6 @@ func stateOf(bits uint16) string {
 	return "R"
 }
 
-// softirqs are as in /proc/softirqs.
-var softirqs = []string{"HI", "TIMER", "NET_TX", "NET_RX", "BLOCK", "IRQ_POLL", "TASKLET", "SCHED", "HRTIMER", "RCU"}
-
 // results of sending a signal: TRACE_SIGNAL_… (include/trace/events/signal.h).
 var results = []string{"delivered", "ignored", "already pending", "overflow", "lost"}
 
@@ -173,7 +170,7 @@ func (p *Probe) add(t *snapshot.Trace, cpu int32, r record) {
 		prev, next := p.thread(b, cpu, r.at), p.thread(c, cpu, r.at)
 		t.Switches = append(t.Switches, snapshot.SchedSwitch{Moment: m,
 			PrevTID: prev.TID, PrevPID: prev.PID, PrevComm: prev.Comm, PrevState: stateOf(r.a),
-			NextTID: next.TID, NextPID: next.PID, NextComm: next.Comm, NextPrio: int32(r.c >> prioShift)})
+			NextTID: next.TID, NextPID: next.PID, NextComm: next.Comm, NextPrio: int32(int8(r.c >> prioShift))})
 	case bpfTraceKindTRACE_WAKING:
 		waker := p.thread(c, cpu, r.at)
 		t.Wakeups = append(t.Wakeups, snapshot.SchedWakeup{Moment: m, Thread: p.names.at(b, r.at), TargetCPU: int32(r.a),
@@ -183,7 +180,7 @@ func (p *Probe) add(t *snapshot.Trace, cpu int32, r record) {
 	case bpfTraceKindTRACE_IRQ:
 		t.IRQs = append(t.IRQs, snapshot.IRQ{Moment: m, Number: int32(r.a), Duration: int64(r.b), TID: c})
 	case bpfTraceKindTRACE_SOFTIRQ:
-		t.Softirqs = append(t.Softirqs, snapshot.Softirq{Moment: m, Name: nameOf(softirqs, int(r.a)), Duration: int64(r.b), TID: c})
+		t.Softirqs = append(t.Softirqs, snapshot.Softirq{Moment: m, Name: nameOf(snapshot.SoftirqNames, int(r.a)), Duration: int64(r.b), TID: c})
 	case bpfTraceKindTRACE_SIGNAL:
 		sender := p.thread(c, cpu, r.at)
 		t.Signals = append(t.Signals, snapshot.Signal{Moment: m, Thread: p.names.at(b, r.at), Number: int32(r.a), Code: int32(r.more),

@@ -60,9 +60,10 @@ func (r *reader) take(cpus *bpfmap.Array[bpfTraceCpu], chunks *bpfmap.Array[bpfT
 			continue
 		}
 		for i := uint64(0); i < end-offset; {
-			one, bytes, err := r.parse(text[i:])
-			if err != nil {
-				return lost, err
+			one, bytes, ok := r.parse(text[i:])
+			if !ok {
+				lost += r.pass(chunks, until)
+				break
 			}
 			r.time, r.count, r.at, i = one.at, r.count+1, r.at+bytes, i+bytes
 			if one.kind != bpfTraceKindTRACE_CLOCK {
@@ -73,12 +74,12 @@ func (r *reader) take(cpus *bpfmap.Array[bpfTraceCpu], chunks *bpfmap.Array[bpfT
 	return lost, nil
 }
 
-// parse reads a record. All of them lie within the text.
-func (r *reader) parse(text []byte) (one record, bytes uint64, err error) {
+// parse reads a record. All of them lie within the text. Not ok: that is none.
+func (r *reader) parse(text []byte) (one record, bytes uint64, ok bool) {
 	le := binary.LittleEndian
 	low, kind, words := le.Uint32(text), bpfTraceKind(text[4]), uint64(text[5])
 	if bytes = words * wordBytes; bytes < 2*wordBytes || bytes > longest || kind == bpfTraceKindTRACE_NONE || kind >= bpfTraceKindTRACE_KINDS {
-		return one, 0, fmt.Errorf("record %d of CPU %d makes no sense: kind %d, %d bytes", r.count, r.cpu, kind, bytes)
+		return one, 0, false
 	}
 	one = record{at: r.time + int64(int32(low-uint32(r.time))), kind: kind, a: le.Uint16(text[6:]), b: le.Uint32(text[8:]), c: le.Uint32(text[12:])}
 	if kind == bpfTraceKindTRACE_CLOCK {
@@ -87,7 +88,20 @@ func (r *reader) parse(text []byte) (one record, bytes uint64, err error) {
 	if bytes > 2*wordBytes {
 		one.more = le.Uint64(text[16:])
 	}
-	return one, bytes, nil
+	return one, bytes, true
+}
+
+// pass leaves out what makes no sense, up to the next chunk or the position, and returns how many records that is, as far as is known.
+func (r *reader) pass(chunks *bpfmap.Array[bpfTraceChunk], until uint64) (lost uint64) {
+	next := (r.at/chunkBytes + 1) * chunkBytes
+	r.runs = -1
+	if h, ok := r.head(chunks, next); ok && h.first < until && h.count > r.count {
+		lost = h.count - r.count
+		r.at, r.time, r.count = h.first, h.at, h.count
+		return lost
+	}
+	r.at, r.count = until, r.count+1
+	return 1
 }
 
 // skip goes on with half of the ring ahead of the writer, and returns how many that leaves out.
@@ -100,7 +114,7 @@ func (r *reader) skip(cpus *bpfmap.Array[bpfTraceCpu], chunks *bpfmap.Array[bpfT
 // rewind goes back to about the oldest record.
 func (r *reader) rewind(cpus *bpfmap.Array[bpfTraceCpu], chunks *bpfmap.Array[bpfTraceChunk]) error {
 	reserved := cpus.Get(r.cpu).Reserved
-	if r.isWhole(0, reserved) {
+	if r.isWhole(0, reserved+2*chunkBytes) { // with time to read them
 		r.at, r.time, r.count, r.runs = 0, 0, 0, -1
 		return nil
 	}
@@ -111,23 +125,23 @@ func (r *reader) rewind(cpus *bpfmap.Array[bpfTraceCpu], chunks *bpfmap.Array[bp
 func (r *reader) jump(cpus *bpfmap.Array[bpfTraceCpu], chunks *bpfmap.Array[bpfTraceChunk], back uint64) error {
 	for range 1000 {
 		now := cpus.Get(r.cpu).Reserved / chunkBytes
-		head, ok := r.head(chunks, (now-min(now, back))*chunkBytes)
-		if ok && r.isWhole(head.first, cpus.Get(r.cpu).Reserved) {
-			r.at, r.time, r.count, r.runs = head.first, head.at, head.count, -1
+		h, ok := r.head(chunks, (now-min(now, back))*chunkBytes)
+		if ok && r.isWhole(h.first, cpus.Get(r.cpu).Reserved) {
+			r.at, r.time, r.count, r.runs = h.first, h.at, h.count, -1
 			return nil
 		}
 	}
 	return fmt.Errorf("CPU %d writes its events faster than they can be read", r.cpu)
 }
 
-// oldest is about when the oldest record was; not ok: there is none.
-func (r *reader) oldest(cpus *bpfmap.Array[bpfTraceCpu], chunks *bpfmap.Array[bpfTraceChunk]) (at int64, ok bool) {
+// oldest is about when the oldest record was, of a CPU of which some were overwritten.
+func (r *reader) oldest(cpus *bpfmap.Array[bpfTraceCpu], chunks *bpfmap.Array[bpfTraceChunk]) (at int64, overwritten bool) {
 	now := cpus.Get(r.cpu).Reserved / chunkBytes
 	if now < r.chunks {
-		return 0, now > 0 // all are there still
+		return 0, false
 	}
-	head, ok := r.head(chunks, (now-r.chunks+1)*chunkBytes)
-	return head.at, ok
+	h, ok := r.head(chunks, (now-r.chunks+1)*chunkBytes)
+	return h.at, ok
 }
 
 // head is what is known of the first record that begins in a chunk: where, about when, and how many there were before.

@@ -37,51 +37,68 @@ func (p *Probe) Poll() ([]Trigger, error) {
 	if err != nil {
 		return nil, err
 	}
-	oldest := p.oldest()
-	p.kept.Begun = since(p.kept.Begun, oldest)
-	p.kept.Executed = since(p.kept.Executed, oldest)
-	p.kept.Ended = since(p.kept.Ended, oldest)
+	p.horizon = p.oldest()
+	p.kept.Begun = since(p, p.kept.Begun)
+	p.kept.Executed = since(p, p.kept.Executed)
+	p.kept.Ended = since(p, p.kept.Ended)
 	p.names.fresh = nil
-	p.names.forget(oldest - keepNames)
+	p.names.forget(p.horizon - keepNames)
 	return triggered, nil
 }
 
-// since leaves those that are not older.
-func since[E interface{ Time() int64 }](events []E, oldest int64) []E {
-	return slices.DeleteFunc(events, func(e E) bool { return e.Time() < oldest })
+// mostKept is how many beginnings, executions or ends are kept at most: a CPU's ring fills slowly where few kinds of events are traced.
+const mostKept = 1 << 17
+
+// since leaves the newest events that are not older than all CPUs' are.
+func since[E interface{ Time() int64 }](p *Probe, events []E) []E {
+	old := max(0, len(events)-mostKept)
+	for old < len(events) && events[old].Time() < p.horizon {
+		old++
+	}
+	if old > 0 && old == len(events)-mostKept {
+		p.horizon = max(p.horizon, events[old].Time())
+	}
+	return slices.Delete(events, 0, old)
 }
 
-// oldest is about when the oldest event was that is still there.
+// oldest is about since when the events of all CPUs are still there.
 func (p *Probe) oldest() int64 {
 	oldest := p.read
 	for cpu := range p.readers {
-		if at, ok := p.readers[cpu].oldest(p.cpus, p.chunks); ok {
-			oldest = min(oldest, at)
+		if at, overwritten := p.readers[cpu].oldest(p.cpus, p.chunks); overwritten {
+			oldest = max(oldest, at)
 		}
 	}
 	return oldest
 }
 
-// Dump is all that a flight recorder has kept. Losses are those since it began, without what was overwritten, as it should.
+// settling is how long what was published may take to be written, on processors that reorder writes.
+const settling = 5 * time.Millisecond
+
+// Dump is all that a flight recorder has kept of all CPUs. Losses are those since it began; what was overwritten before is none.
 func (p *Probe) Dump() (t snapshot.Trace, err error) {
 	now, err := p.now()
 	if err != nil {
 		return t, err
 	}
-	t.End, t.RealTime = now.boot, now.real
+	time.Sleep(settling)
+	t.Start, t.End, t.RealTime = p.horizon, now.boot, now.real
 	t.Begun, t.Executed, t.Ended = slices.Clone(p.kept.Begun), slices.Clone(p.kept.Executed), slices.Clone(p.kept.Ended)
-	t.Start, p.unseen = now.boot, 0
+	p.unseen, p.over = 0, 0
 	for cpu := range p.readers {
 		r := &p.readers[cpu]
 		if err := r.rewind(p.cpus, p.chunks); err != nil {
 			return t, err
 		}
-		if r.at < now.positions[cpu] {
-			t.Start = min(t.Start, max(r.time, p.read))
-		}
-		if _, err := r.take(p.cpus, p.chunks, now.positions[cpu], func(one record) { p.add(&t, int32(cpu), one) }); err != nil {
+		lost, err := r.take(p.cpus, p.chunks, now.positions[cpu], func(one record) {
+			if one.at >= t.Start {
+				p.add(&t, int32(cpu), one)
+			}
+		})
+		if err != nil {
 			return t, fmt.Errorf("reading the trace: %w", err)
 		}
+		p.over += lost
 	}
 	inOrder(&t)
 	t.Threads = p.names.all()

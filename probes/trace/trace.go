@@ -90,7 +90,8 @@ type Probe struct {
 	unseen  uint64            // switches that reached no program, at least
 	counted Audit
 	begin   uint64         // the kernel's count of switches
-	kept    snapshot.Trace // of a flight recorder: what is not in the rings
+	kept    snapshot.Trace // of a flight recorder: what is not in the rings,
+	horizon int64          // and since when all CPUs' events are there
 	ended   bool
 }
 
@@ -126,6 +127,13 @@ func Load(table *owner.Table, o Options) (*Probe, error) {
 		}
 		p.wanted[kind] = true
 	}
+	// What a trigger needs is traced.
+	if o.Wait > 0 {
+		p.wanted["sched.switch"] = true
+	}
+	if len(o.Signals) > 0 {
+		p.wanted["signal"] = true
+	}
 	kernel, err := hook.Types()
 	if err != nil {
 		return nil, err
@@ -157,7 +165,7 @@ func (p *Probe) configure(spec *ebpf.CollectionSpec, kernel *btf.Spec) error {
 	if err != nil {
 		return fmt.Errorf("counting the CPUs: %w", err)
 	}
-	chunks := max(leastChunks, p.options.Bytes/uint64(cpus)/uint64(spec.Maps[bpfMapTraceChunks].ValueSize))
+	chunks := max(leastChunks, p.options.Bytes/uint64(cpus)/chunkBytes)
 	chunks = 1 << (bits.Len64(chunks) - 1)
 	hook.Resize(spec, map[string]uint32{bpfMapTraceCpus: uint32(cpus), bpfMapTraceChunks: uint32(chunks) * uint32(cpus)})
 	p.readers = make([]reader, cpus)
