@@ -284,6 +284,7 @@ func waitFor(what string) int {
 			return 1
 		}
 	}
+	time.Sleep(time.Millisecond) // which takes stopped timers away: while there are any, a thread of Go's own waits by epoll
 	for end := time.Now().Add(waited); time.Now().Before(end); {
 		if err := waitOnce(what, time.Until(end)); err != nil && !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.EAGAIN) {
 			fmt.Fprintln(os.Stderr, err)

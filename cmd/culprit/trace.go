@@ -235,6 +235,7 @@ func (f *traceFlags) follow(ctx context.Context, owners *owner.Table, status *os
 			}
 		case <-collect.C:
 			if err := owners.Collect(); err != nil {
+				clearStatus(status)
 				return err
 			}
 			if status != nil {

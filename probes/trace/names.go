@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 
 	"culprit/probes/snapshot"
 )
@@ -39,9 +40,19 @@ func (n *names) list(proc string) error {
 		}
 		tid, _ := strconv.Atoi(filepath.Base(dir))
 		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(filepath.Dir(dir))))
-		n.call(0, int32(tid), int32(pid), string(bytes.TrimSuffix(comm, []byte("\n"))))
+		n.call(0, int32(tid), int32(pid), nameOfWorker(string(bytes.TrimSuffix(comm, []byte("\n")))))
 	}
 	return nil
+}
+
+// nameOfWorker leaves out what procfs says behind a worker's name: what it does, or did last (wq_worker_comm(), kernel/workqueue.c).
+func nameOfWorker(comm string) string {
+	if pool := strings.IndexByte(comm, ':'); pool > 0 && strings.HasPrefix(comm, "kworker/") {
+		if work := strings.IndexAny(comm[pool:], "+-"); work > 0 {
+			return comm[:pool+work]
+		}
+	}
+	return comm
 }
 
 // call gives a thread a name from a time on.

@@ -42,11 +42,19 @@ func (p *Probe) Poll() ([]Trigger, error) {
 	p.kept.Executed = since(p, p.kept.Executed)
 	p.kept.Ended = since(p, p.kept.Ended)
 	p.names.fresh = nil
-	p.names.forget(p.horizon - keepNames)
+	horizon := p.horizon
+	if len(p.names.of) > mostKept { // as where so few kinds are traced that the rings never fill: the long dead lose their names
+		now, err := p.now()
+		if err != nil {
+			return nil, err
+		}
+		horizon = now.boot
+	}
+	p.names.forget(horizon - keepNames)
 	return triggered, nil
 }
 
-// mostKept is how many beginnings, executions or ends are kept at most: a CPU's ring fills slowly where few kinds of events are traced.
+// mostKept is how many beginnings, executions, ends and names are kept at most: a CPU's ring fills slowly where few kinds of events are traced.
 const mostKept = 1 << 17
 
 // since leaves the newest events that are not older than all CPUs' are.
