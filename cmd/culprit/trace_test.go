@@ -389,7 +389,7 @@ func TestTraceIsATimeline(t *testing.T) {
 }
 
 // The formats of one trace hold the same events.
-func TestConvert(t *testing.T) {
+func TestTraceConverts(t *testing.T) {
 	dir := t.TempDir()
 	name := func(ending string) string { return filepath.Join(dir, "t."+ending) }
 	trace := startTrace(t, name("jsonl.gz"))
