@@ -3,6 +3,7 @@ package perfetto
 import (
 	"slices"
 	"strconv"
+	"strings"
 
 	"google.golang.org/protobuf/encoding/protowire"
 
@@ -126,25 +127,11 @@ func (c *cpu) switched(s *snapshot.SchedSwitch) {
 // state is the number that the tracepoint sched_switch has for a state (TASK_REPORT in the kernel's
 // include/linux/sched.h; R+ is the bit after its last).
 func state(name string) int64 {
-	switch name {
-	case "S":
-		return 1
-	case "D":
-		return 2
-	case "T":
-		return 4
-	case "t":
-		return 8
-	case "X":
-		return 16
-	case "Z":
-		return 32
-	case "P":
-		return 64
-	case "I":
-		return 128
-	case "R+":
-		return 256
+	if name == "R+" {
+		return 0x100
+	}
+	if bit := strings.Index(snapshot.ThreadStates, name); bit >= 0 && name != "" {
+		return 1 << bit
 	}
 	return 0
 }
@@ -217,9 +204,6 @@ func (c *cpu) renamed(at int64, thread snapshot.Thread) {
 // cloneThread is CLONE_THREAD (include/uapi/linux/sched.h): a thread begins, not a process.
 const cloneThread = 0x00010000
 
-// signalResults are in the order of their numbers (TRACE_SIGNAL_DELIVERED and so on, include/trace/events/signal.h).
-var signalResults = []string{"delivered", "ignored", "already pending", "overflow", "lost"}
-
 func (w *Writer) processes(t snapshot.Trace) {
 	for _, b := range t.Begun {
 		w.cpu(b.CPU).event(b.At, b.ParentTID, eventNewTask, func(m *message) {
@@ -247,7 +231,7 @@ func (w *Writer) processes(t snapshot.Trace) {
 			m.int(signalCode, int64(s.Code))
 			m.string(signalName, s.Comm)
 			m.int(signalTID, int64(s.TID))
-			m.int(signalResult, int64(slices.Index(signalResults, s.Result)))
+			m.int(signalResult, int64(slices.Index(snapshot.SignalResults, s.Result)))
 			m.int(signalNumber, int64(s.Number))
 		})
 	}

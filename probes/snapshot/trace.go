@@ -58,6 +58,9 @@ type SchedSwitch struct {
 	NextPrio  int32  `json:"next_prio" parquet:"next_prio" doc:"its priority in the kernel: below 100 real-time, 120 is nice 0"`
 }
 
+// ThreadStates are the letters of sched_switch, by the bits of a thread's state (task_index_to_char(), include/linux/sched.h); without a bit it is R.
+const ThreadStates = "SDTtXZPI"
+
 // SchedWakeup is that somebody wakes a thread.
 type SchedWakeup struct {
 	Moment
@@ -117,6 +120,9 @@ type Softirq struct {
 
 // SoftirqNames are in the order of their numbers (include/linux/interrupt.h).
 var SoftirqNames = []string{"HI", "TIMER", "NET_TX", "NET_RX", "BLOCK", "IRQ_POLL", "TASKLET", "SCHED", "HRTIMER", "RCU"}
+
+// SignalResults are what becomes of a signal, in the order of their numbers (TRACE_SIGNAL_DELIVERED and so on, include/trace/events/signal.h).
+var SignalResults = []string{"delivered", "ignored", "already pending", "overflow", "lost"}
 
 // Signal is that one is sent.
 type Signal struct {

@@ -131,23 +131,17 @@ const (
 	preempted = 0x100
 )
 
-// states are sched_switch's letters (task_index_to_char(), include/linux/sched.h), by the bit.
-const states = "SDTtXZPI"
-
 func stateOf(bits uint16) string {
 	if bits == preempted {
 		return "R+"
 	}
-	for i := range states {
+	for i := range snapshot.ThreadStates {
 		if bits&(1<<i) != 0 {
-			return states[i : i+1]
+			return snapshot.ThreadStates[i : i+1]
 		}
 	}
 	return "R"
 }
-
-// results of sending a signal: TRACE_SIGNAL_… (include/trace/events/signal.h).
-var results = []string{"delivered", "ignored", "already pending", "overflow", "lost"}
 
 func nameOf(list []string, i int) string {
 	if i < len(list) {
@@ -184,7 +178,7 @@ func (p *Probe) add(t *snapshot.Trace, cpu int32, r record) {
 	case bpfTraceKindTRACE_SIGNAL:
 		sender := p.thread(c, cpu, r.at)
 		t.Signals = append(t.Signals, snapshot.Signal{Moment: m, Thread: p.names.at(b, r.at), Number: int32(r.a), Code: int32(r.more),
-			Result: nameOf(results, int(r.more>>32)), SenderTID: sender.TID, SenderPID: sender.PID, SenderComm: sender.Comm})
+			Result: nameOf(snapshot.SignalResults, int(r.more>>32)), SenderTID: sender.TID, SenderPID: sender.PID, SenderComm: sender.Comm})
 	case bpfTraceKindTRACE_OOM:
 		t.OOMKills = append(t.OOMKills, snapshot.OOMKill{Moment: m, Thread: p.names.at(b, r.at)})
 	case bpfTraceKindTRACE_FAULT:

