@@ -379,21 +379,34 @@ static __noinline int states_unseen(struct conn *c, struct sock *sk, int state)
 	return 0;
 }
 
+/* Of a socket that no connection is known of, NULL if somebody else sees to it, or there was no slot for it: it may be in use on two CPUs. */
+static __noinline struct conn_ref *conn_claim(struct sock *sk)
+{
+	struct conn_ref none = {}, *ref = bpf_sk_storage_get(&conn_refs, sk, &none, BPF_LOCAL_STORAGE_GET_F_CREATE);
+
+	if (!ref)
+		lose(LOSS_SOCKET_STORAGE_FAILED);
+	return ref && !__sync_lock_test_and_set(&ref->begun, 1) ? ref : NULL;
+}
+
 /*
  * A connection that is older than the probe, and that no process had a file of: nobody has accepted it yet, it is on its way to somebody through a
  * Unix socket, or it is the kernel's. So many bytes have just been written to it. Or one that has its listener's context, and was accepted unseen.
  */
 static __noinline struct conn *conn_found_late(struct sock *sk, __u32 written)
 {
-	struct conn_ref *ref = bpf_sk_storage_get(&conn_refs, sk, 0, 0);
 	struct tcp_sock *tp = tcp_of(sk);
 	struct conn_counts before = {};
 	__u64 now = bpf_ktime_get_ns();
+	struct conn_ref *ref;
 	struct conn *c;
 
-	if (!is_tcp(sk) || !tp || (ref && (ref->conn || ref->lost)))
+	if (!is_tcp(sk) || !tp)
 		return NULL;
-	if (ref) {
+	ref = conn_claim(sk);
+	if (!ref)
+		return NULL;
+	if (ref->owner) {
 		c = conn_at(conn_begin(sk, &before, listener_of(ref), CONN_ACCEPTED | CONN_PROVISIONAL, now));
 		if (c) {
 			lose(LOSS_UNSEEN_STATES);
@@ -620,7 +633,10 @@ static __always_inline void learn_timers(struct sock *sk, struct tcp_sock *tp)
 		write_timer = (__u64)BPF_CORE_READ(sk, tcp_retransmit_timer.function);
 }
 
-/* Somebody else than its owner uses a connection, and has read, or written so many bytes: it is theirs. */
+/*
+ * Somebody else than its owner uses a connection, and has read, or written so many bytes: it is theirs, unless yet another one takes it over at
+ * this moment. Then it is -1.
+ */
 static __noinline int conn_handed_over(struct conn *c, struct sock *sk, __u32 owner, __u32 written)
 {
 	__u64 now = bpf_ktime_get_ns();
@@ -639,14 +655,18 @@ static __noinline int conn_handed_over(struct conn *c, struct sock *sk, __u32 ow
 	tp = tcp_of(sk);
 	if (!tp || c->closed)
 		return 0;
+	/* After a write nobody holds the socket's lock. */
+	if (__sync_lock_test_and_set(&c->leaves, 1))
+		return -1;
 	flags = (c->flags & (CONN_OPENED | CONN_ACCEPTED)) | CONN_MOVED_IN;
 	conn_settle(c, tp, written);
 	new = conn_at(conn_begin(sk, &c->now, owner, flags, now));
-	if (!new)
+	if (!new) {
+		c->leaves = 0;
 		return 0;
+	}
 	new->established = c->established;
 	new->first_byte = c->first_byte;
-	c->flags |= CONN_MOVED_OUT;
 	barrier();
 	c->ended = now;
 	return 0;
@@ -784,7 +804,7 @@ TP_BTF_TWICE("tcp_destroy_sock", socket_gone, socket_goes(sk), struct sock *sk)
 
 /*
  * Another thread than before uses a connection, and has read, or written so many bytes: it may be of another process. NULL if there is no slot
- * any more.
+ * any more, or another one takes it over at this moment.
  */
 static __noinline struct conn *conn_user(struct conn *c, struct sock *sk, struct task_struct *task, __u32 written)
 {
@@ -796,7 +816,8 @@ static __noinline struct conn *conn_user(struct conn *c, struct sock *sk, struct
 	if (!c->established && (c->state == TCP_SYN_SENT || c->state == TCP_SYN_RECV) && sk->__sk_common.skc_state == TCP_ESTABLISHED)
 		states_unseen(c, sk, TCP_ESTABLISHED);
 	if (c->owner != t->owner || c->flags & CONN_PROVISIONAL) {
-		conn_handed_over(c, sk, t->owner, written);
+		if (conn_handed_over(c, sk, t->owner, written))
+			return NULL;
 		c = conn_of(sk);
 		if (!c)
 			return NULL;
@@ -978,7 +999,8 @@ int find_conns(struct bpf_iter__task_file *ctx)
 	}
 	c = conn_of(sk);
 	if (!c) {
-		conn_begin(sk, NULL, t->owner, 0, bpf_ktime_get_ns());
+		if (conn_claim(sk))
+			conn_begin(sk, NULL, t->owner, 0, bpf_ktime_get_ns());
 	} else if (c->owner == OWNER_UNATTRIBUTED_SOCKET) { /* a segment came in first */
 		c->owner = t->owner;
 		c->flags &= ~CONN_PROVISIONAL;
@@ -1013,7 +1035,7 @@ static long list_conn(void *map, const __u32 *at, struct conn *c, void *ctx)
 
 	if (*at >= conn_pool.next)
 		return 1;
-	if (!address || c->ended || c->closed)
+	if (!address || c->ended || c->closed || c->leaves)
 		return 0;
 	newest = bpf_map_lookup_elem(&conn_timers, &address);
 	if ((newest && *newest != *at) || BPF_CORE_READ(sk, __sk_common.skc_state) == TCP_CLOSE)

@@ -40,9 +40,8 @@ enum conn_flags {
 	CONN_OPENED = 1,
 	CONN_ACCEPTED = 2,
 	CONN_PROVISIONAL = 4, /* its owner is the listener's: nobody has used it yet */
-	CONN_MOVED_IN = 8,    /* another tenure of the socket came before, */
-	CONN_MOVED_OUT = 16,  /* or comes after */
-	CONN_FAILED = 32,     /* closed by the network before it was established */
+	CONN_MOVED_IN = 8,    /* another tenure of the socket came before */
+	CONN_FAILED = 16,     /* closed by the network before it was established */
 };
 
 const enum conn_flags *conn_flags_type __attribute__((unused));
@@ -78,7 +77,7 @@ struct conn {
 	__u32 owner;
 	__u32 flags; /* CONN_… */
 	__u32 list;  /* the last one that it is in */
-	__u32 zero;
+	__u32 leaves; /* another tenure of the socket comes after */
 	__u32 local[4], remote[4];
 	__u16 local_port, remote_port; /* host order */
 	__u16 family;
@@ -148,7 +147,7 @@ struct conn_ref {
 	__u32 conn;  /* its slot, 0: it listens */
 	__u32 owner; /* who listens */
 	__u32 pid;   /* the owner's */
-	__u32 lost;  /* there was no slot for it */
+	__u32 begun; /* somebody has begun the first tenure, or is about to; it has no slot for want of one */
 };
 
 struct {
@@ -353,11 +352,11 @@ static __noinline __u32 conn_begin(struct sock *sk, struct conn_counts *before, 
 		lose(LOSS_HANDOVERS_MISSED);
 		return 0;
 	}
-	ref->conn = 0;
 	ref->owner = owner;
 	ref->pid = pid_of_owner(owner);
-	ref->lost = !c;
+	ref->begun = 1;
 	if (!c) {
+		ref->conn = 0;
 		lose(LOSS_CONNECTION_TABLE_FULL);
 		return 0;
 	}
@@ -382,9 +381,10 @@ static __noinline __u32 conn_begin(struct sock *sk, struct conn_counts *before, 
 	c->nxt = tp->snd_nxt;
 	if (bpf_map_update_elem(&conn_timers, &address, &at, BPF_ANY))
 		lose(LOSS_TIMER_TABLE_FULL);
-	ref->conn = at;
-	/* Last: for user space, a slot with a socket is in use. */
+	/* Now: for user space, a slot with a socket is in use. Whatever goes on at the socket meanwhile is the tenure's before it. */
 	barrier();
 	c->sk = address;
+	barrier();
+	ref->conn = at;
 	return at;
 }

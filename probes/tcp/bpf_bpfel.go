@@ -19,7 +19,7 @@ type bpfConn struct {
 	Owner       uint32
 	Flags       uint32
 	List        uint32
-	Zero        uint32
+	Leaves      uint32
 	Local       [4]uint32
 	Remote      [4]uint32
 	LocalPort   uint16
@@ -109,8 +109,7 @@ const (
 	bpfConnFlagsCONN_ACCEPTED    bpfConnFlags = 2
 	bpfConnFlagsCONN_PROVISIONAL bpfConnFlags = 4
 	bpfConnFlagsCONN_MOVED_IN    bpfConnFlags = 8
-	bpfConnFlagsCONN_MOVED_OUT   bpfConnFlags = 16
-	bpfConnFlagsCONN_FAILED      bpfConnFlags = 32
+	bpfConnFlagsCONN_FAILED      bpfConnFlags = 16
 )
 
 type bpfDatagramAudit struct {

@@ -238,6 +238,52 @@ func TestReadersThatAreGone(t *testing.T) {
 	balance(t, s)
 }
 
+// Processes that write at the same time take a connection over from each other all the time, whatever comes in meanwhile.
+func TestWritersAtOnce(t *testing.T) {
+	const each = 6000
+	n := testnet.NewVeth(t)
+	inhabit(n)
+	w := newWatch(t, tcp.Options{})
+	client, server := pair(t, n, at(n.Server, 7104))
+	file, err := server.(*net.TCPConn).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if err := unix.SetNonblock(int(file.Fd()), false); err != nil {
+		t.Fatal(err)
+	}
+	var writers []*exec.Cmd
+	for cpu := range 2 {
+		write := exec.Command("taskset", "-c", fmt.Sprint(cpu), "dd", "if=/dev/zero", "bs=1", fmt.Sprint("count=", each), "status=none")
+		write.Stdout, write.Stderr = file, os.Stderr
+		writers = append(writers, write)
+	}
+	for _, write := range writers {
+		if err := write.Start(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	transfer(t, client, 0, each*len(writers))
+	for _, write := range writers {
+		if err := write.Wait(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := w.read()
+	var sum snapshot.TCPRow
+	for _, r := range s.Rows {
+		sum.Sent, sum.Opened, sum.Accepted, sum.Open = sum.Sent+r.Sent, sum.Opened+r.Opened, sum.Accepted+r.Accepted, sum.Open+r.Open
+	}
+	if sum.Sent != uint64(each*len(writers)) || sum.Opened != 1 || sum.Accepted != 1 || sum.Open != 2 {
+		t.Errorf("sent %d bytes, %d were opened, %d accepted, %d are open; want %d, 1, 1, 2", sum.Sent, sum.Opened, sum.Accepted, sum.Open, each*len(writers))
+	}
+	for _, r := range s.Rows {
+		log(t, r)
+	}
+	balance(t, s)
+}
+
 // transfer writes and reads so many bytes.
 func transfer(t *testing.T, c net.Conn, write, read int) {
 	t.Helper()
