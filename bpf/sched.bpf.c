@@ -713,6 +713,15 @@ checked_once int wait_tell(__u64 at, __u64 wait, __u64 queued, __u64 quota, __u6
 
 /* ---- the switch ---- */
 
+/* A thread is on a CPU again, having waited for one for so long since it went off. Clocks of two CPUs can differ by less than a microsecond. */
+static __always_inline void has_slept(struct thread *t, __u64 arrival, __u64 wait)
+{
+	if (t->off_at && (__s64)(arrival - t->off_at - wait) > 0)
+		t->slept[t->off & (OFF_MAX - 1)] += arrival - t->off_at - wait;
+	t->on_at = arrival;
+	t->off_at = 0;
+}
+
 /*
  * Somebody else goes off the CPU than came on it last: switches in between reached no program. When the one that goes came on is
  * known, unless it is the idle task; then the other's own sum says how long that one ran.
@@ -775,10 +784,10 @@ int BPF_PROG(thread_switch, bool preempt, struct task_struct *prev, struct task_
 			thread = c->thread;
 			t = bpf_map_lookup_elem(&threads, &thread);
 			if (t && thread) {
-				t->on_at = c->since;
-				t->off_at = 0;
 				wait = prev->sched_info.run_delay - t->expected;
 				t->expected += wait;
+				has_slept(t, c->since, wait + t->waited);
+				t->waited = 0;
 				charge_history(cpu, thread, c->since - wait, c->since);
 				if (wait >= talkers_wait && tc && tc->marks & TASK_TALKS)
 					wait_tell(bpf_ktime_get_ns() - (now - c->since), wait, c->since - wait, 0, 0);
@@ -873,11 +882,7 @@ int BPF_PROG(thread_switch, bool preempt, struct task_struct *prev, struct task_
 	elsewhere = t->waited + delay;
 	wait += t->waited;
 	t->waited = 0;
-	/* Clocks of two CPUs can differ by less than a microsecond. */
-	if (t->off_at && (__s64)(now - t->off_at - wait) > 0)
-		t->slept[t->off & (OFF_MAX - 1)] += now - t->off_at - wait;
-	t->on_at = now;
-	t->off_at = 0;
+	has_slept(t, now, wait);
 	wait += delay;
 	p = bpf_map_lookup_elem(&sched_processes, &owner);
 	if (!p)

@@ -127,6 +127,33 @@ func TestTimeIsAccountedFor(t *testing.T) {
 	}
 }
 
+// What a thread slept for is known, also if nobody saw it come back.
+func TestSleepsThatEndUnseen(t *testing.T) {
+	livetest.NeedRoot(t)
+	const sleeps, sees = 1.2, 500 * time.Millisecond
+	w := newWatch(t, owner.Options{}, sched.Options{})
+	sleeper := exec.Command("taskset", "-c", fmt.Sprint(lastCPU), "sh", "-c", fmt.Sprintf("sleep %v; while :; do :; done", sleeps))
+	if err := sleeper.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		sleeper.Process.Kill()
+		sleeper.Wait()
+	})
+	began := time.Now()
+	time.Sleep(sees)
+	err := w.probe.WhileBlind(func() { time.Sleep(time.Until(began.Add(sleeps*1e9 + 100*time.Millisecond))) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.sleep(sees)
+	r := livetest.Row(t, w.read().Rows, "the sleeper", func(r snapshot.SchedRow) bool { return r.PID == sleeper.Process.Pid })
+	log(t, r)
+	if want := sleeps * 1e9; float64(r.Asleep) < 0.9*want || float64(r.Asleep) > 1.3*want {
+		t.Errorf("sleeper slept for %d ns, want %.0f", r.Asleep, want)
+	}
+}
+
 // A wait is charged to whom it was because of: a hog on the same CPU.
 func TestWho(t *testing.T) {
 	w := newWatch(t, owner.Options{}, sched.Options{Worst: true})
