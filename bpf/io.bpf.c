@@ -49,6 +49,18 @@ TP_BTF_TWICE("block_bio_backmerge", bio_backmerge, bio_merged(bio, again), struc
 /* The bio goes in front of the one whose submitter the slot has: that one is no longer first, and has no entry. */
 TP_BTF_TWICE("block_bio_frontmerge", bio_frontmerge, bio_merged(bio, again), struct bio *bio)
 
+/* What happens to a request that has a slot, which may be the one that it had before it was told of. */
+static __noinline int trace_slot(enum trace_kind kind, struct request_slot *slot, struct request *rq)
+{
+	struct io_request r = { .op = op_of(rq->cmd_flags), .sector = rq->__sector, .bytes = rq->__data_len };
+	struct gendisk *disk = rq->q->disk;
+
+	if (!disk)
+		return 0;
+	r.number = slot->request == (__u64)rq ? slot->number : 0;
+	return trace_request(kind, &r, disk_device(disk));
+}
+
 struct rq_merge {
 	__u64 bio;
 	__u32 owner;
@@ -93,6 +105,8 @@ int BPF_PROG(request_merge, struct request *rq)
 	m.owner = slot->owner;
 	flags = slot->flags;
 	slot->flags = 0;
+	if (is_traced(TRACE_IO_MERGE))
+		trace_slot(TRACE_IO_MERGE, slot, rq);
 	/* A commit's are merged among themselves, and theirs is the request's owner. */
 	if (!(flags & (SLOT_JOURNAL | SLOT_FAST | SLOT_SUPERBLOCK)))
 		bpf_loop(MOST_PIECES, keep_next_bio, &m, 0);
@@ -186,6 +200,10 @@ static __always_inline void slot_begin(struct request_slot *slot, __u64 rq, __u3
 	slot->cmd_flags = cmd_flags;
 	slot->bytes = bytes;
 	slot->done = 0;
+	if (is_request_traced()) {
+		slot->number = request_number();
+		slot->thread = bpf_get_current_pid_tgid();
+	}
 }
 
 static __always_inline int started(struct request *rq, enum scratch_user user)
@@ -208,6 +226,8 @@ static __always_inline int started(struct request *rq, enum scratch_user user)
 		slot->started = rq->start_time_ns;
 	}
 	slot_begin(slot, (__u64)rq, rq->cmd_flags, rq->__data_len, user);
+	if (is_traced(TRACE_IO_QUEUE))
+		trace_slot(TRACE_IO_QUEUE, slot, rq);
 	slot->inode = written_inode(rq);
 	if (slot->task != (__u64)task || slot->task_start != task->start_boottime || slot->disk != (__u64)disk ||
 	    slot->journal_writers != journal_writers)
@@ -219,9 +239,11 @@ static __always_inline int started(struct request *rq, enum scratch_user user)
 TP_BTF_TWICE("block_io_start", request_start, started(rq, again ? SCRATCH_START_AGAIN : SCRATCH_START), struct request *rq)
 
 /* Keeps who submits a bio, and why, until its request or it itself is seen again. */
-static __always_inline int keep_submitter(struct bio *bio, __u64 start)
+static __always_inline int keep_submitter(struct bio *bio, __u64 start, __u32 number)
 {
-	struct bio_owner own = { .owner = OWNER_UNATTRIBUTED_PROCESS_TABLE_FULL, .start = start };
+	struct bio_owner own = {
+		.owner = OWNER_UNATTRIBUTED_PROCESS_TABLE_FULL, .start = start, .number = number, .thread = bpf_get_current_pid_tgid()
+	};
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct task_context *c = task_context(task);
 
@@ -243,7 +265,7 @@ static __always_inline int keep_submitter(struct bio *bio, __u64 start)
 SEC("tp_btf/block_getrq")
 int BPF_PROG(request_allocated, struct bio *bio)
 {
-	return bio->bi_opf & FLUSHES ? keep_submitter(bio, 0) : 0;
+	return bio->bi_opf & FLUSHES ? keep_submitter(bio, 0, 0) : 0;
 }
 
 /* Makes a request its kept submitter's. */
@@ -342,11 +364,20 @@ int BPF_PROG(request_issue, struct request *rq)
 	return started_late(rq, SCRATCH_START_AGAIN);
 }
 
+SEC("tp_btf/block_rq_issue")
+int BPF_PROG(request_issue_traced, struct request *rq)
+{
+	struct request_slot *slot = request_slot(rq, false);
+
+	return slot ? trace_slot(TRACE_IO_ISSUE, slot, rq) : 0;
+}
+
 /* ---- completion ---- */
 
-static __always_inline void note_worst(struct io_request *r, __u32 row, enum io_op op, __u64 start, __u64 issued)
+/* Without a start, the kernel keeps no times of this request. */
+static __always_inline void note_request(struct io_request *r, __u32 row, enum io_op op, __u64 start, __u64 issued)
 {
-	if (!keep_worst || !start)
+	if (!(keep_worst && start) && !is_request_traced())
 		return;
 	r->at = bpf_ktime_get_ns();
 	r->row = row;
@@ -354,8 +385,11 @@ static __always_inline void note_worst(struct io_request *r, __u32 row, enum io_
 	if (issued < start)
 		issued = start;
 	r->queue_ns = issued - start;
-	r->device_ns = r->at - issued;
-	io_worst_add(r);
+	r->device_ns = start ? r->at - issued : 0;
+	if (keep_worst && start)
+		io_worst_add(r);
+	if (is_request_traced())
+		trace_completion(r);
 }
 
 static __always_inline void count_latency(struct io_row *row, enum io_op op, __u64 start, __u64 issued)
@@ -413,6 +447,10 @@ static __noinline int complete(struct request *rq, struct request_slot *slot, __
 	c->left = bytes;
 	c->op = op_of(cmd_flags);
 	c->to.device = disk_device(rq->q->disk);
+	if (slot && is_request_traced()) {
+		s->r.number = slot->number;
+		s->r.thread = slot->thread;
+	}
 	/* Passthrough is accounted only where queue/iostats_passthrough says so. */
 	if ((op == REQ_OP_DRV_IN || op == REQ_OP_DRV_OUT) && !rq_keeps_stats(rq_flags))
 		goto end;
@@ -429,7 +467,7 @@ static __noinline int complete(struct request *rq, struct request_slot *slot, __
 		row = submitter_row(c);
 		count_operation(row, IO_FLUSH, 0, 0);
 		s->r.via = VIA_FLUSH;
-		note_worst(&s->r, row, IO_FLUSH, rq->start_time_ns, rq->io_start_time_ns);
+		note_request(&s->r, row, IO_FLUSH, rq->start_time_ns, rq->io_start_time_ns);
 		goto out;
 	}
 	if (bio && bytes) {
@@ -478,7 +516,7 @@ static __noinline int complete(struct request *rq, struct request_slot *slot, __
 		s->r.bytes = slot ? slot->done : bytes;
 		s->r.via = c->to.via;
 		s->r.sector = rq->__sector;
-		note_worst(&s->r, row, c->op, rq->start_time_ns, rq->io_start_time_ns);
+		note_request(&s->r, row, c->op, rq->start_time_ns, rq->io_start_time_ns);
 	} else if (slot && c->to.owners) {
 		slot->row = row;
 		slot->via = c->to.via;
@@ -511,7 +549,7 @@ static __always_inline bool is_plain(struct request *rq, struct request_slot *sl
 			      1U << bpf_core_enum_value(enum req_flag_bits, __REQ_FUA);
 	struct bio *bio = rq->bio;
 
-	if (keep_files || keep_worst || !slot || slot->flags != SLOT_LIVE || rq->cmd_flags & special || !bytes || bytes != rq->__data_len)
+	if (keep_files || keep_worst || is_request_traced() || !slot || slot->flags != SLOT_LIVE || rq->cmd_flags & special || !bytes || bytes != rq->__data_len)
 		return false;
 	if (!bio || bio->bi_next)
 		return false;
@@ -571,7 +609,14 @@ static __always_inline bool takes_bios(struct bio *bio)
 SEC("tp_btf/block_bio_queue")
 int BPF_PROG(bio_queue, struct bio *bio)
 {
-	return takes_bios(bio) ? keep_submitter(bio, bpf_ktime_get_ns()) : 0;
+	struct io_request r = { .op = op_of(bio->bi_opf), .sector = bio->bi_iter.bi_sector, .bytes = bio->bi_iter.bi_size };
+
+	if (!takes_bios(bio))
+		return 0;
+	r.number = request_number();
+	if (is_traced(TRACE_IO_QUEUE) && r.op != IO_FLUSH)
+		trace_request(TRACE_IO_QUEUE, &r, disk_device(bio->bi_bdev->bd_disk));
+	return keep_submitter(bio, bpf_ktime_get_ns(), r.number);
 }
 
 /* Fires for these devices alone; they account whole bios when they end (bio_end_io_acct(), block/blk-core.c). */
@@ -584,6 +629,7 @@ int BPF_PROG(bio_complete, struct request_queue *q, struct bio *bio)
 	struct completion *c;
 	struct bio_view *v;
 	struct scratch *s;
+	__u32 row;
 
 	if (!takes_bios(bio))
 		return 0;
@@ -611,13 +657,21 @@ int BPF_PROG(bio_complete, struct request_queue *q, struct bio *bio)
 		c->flags = own->flags;
 		c->fs_device = own->fs_device;
 		c->tid = own->tid;
+		s->r.number = own->number;
+		s->r.thread = own->thread;
 		bpf_map_delete_elem(&bio_owners, &key);
 	}
 	v->page = bvec_page(*(volatile __u64 *)&v->vec, v->idx); /* read back, it is a number */
 	c->row = io_row_find(owner, c->to.device);
+	s->r.sector = v->sector;
+	s->r.bytes = v->bytes;
 	charge_bio(s);
-	if (c->op != IO_FLUSH)
-		count_operation(c->to.owners ? largest_owner(&c->to) : c->row, c->op, start, start);
+	if (c->op == IO_FLUSH)
+		return 0;
+	row = c->to.owners ? largest_owner(&c->to) : c->row;
+	s->r.via = c->to.via;
+	count_operation(row, c->op, start, start);
+	note_request(&s->r, row, c->op, start, start);
 	return 0;
 }
 
@@ -832,6 +886,11 @@ int dirty_throttled(__u64 *ctx)
 	}
 	if (pause <= 0)
 		return 0;
+	if (is_traced(TRACE_IO_THROTTLE)) {
+		struct trace_record r = { .kind = TRACE_IO_THROTTLE, .b = bpf_get_current_pid_tgid(), .more = { pause } };
+
+		trace_interruptible(&r, TRACE_SHORT + 8);
+	}
 	c = task_context(bpf_get_current_task_btf());
 	if (c)
 		c->throttled = 1;

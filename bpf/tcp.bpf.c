@@ -101,7 +101,7 @@ struct {
 static __noinline int stalled(struct conn *c, __u32 cause, __u64 now, __u64 ns, __u32 waiting)
 {
 	struct stall_event *e;
-	__u32 us = ns / 1000;
+	__u32 us = ns / 1000, reader;
 
 	if (ns < least_stall || (__s64)ns < 0)
 		return 0;
@@ -115,6 +115,9 @@ static __noinline int stalled(struct conn *c, __u32 cause, __u64 now, __u64 ns, 
 	c->stall[cause].count++;
 	if (c->stall[cause].max_us < us)
 		c->stall[cause].max_us = us;
+	reader = cause == STALL_READER_NOT_SCHEDULED ? (__u32)bpf_get_current_pid_tgid() : 0;
+	if (is_traced(TRACE_TCP_STALL) || stall_trigger)
+		trace_stall(c, cause, ns, waiting | (__u64)reader << 32);
 	if (!keep_worst)
 		return 0;
 	e = bpf_ringbuf_reserve(&stall_events, sizeof(*e), 0);
@@ -125,7 +128,7 @@ static __noinline int stalled(struct conn *c, __u32 cause, __u64 now, __u64 ns, 
 	e->at = now;
 	e->ns = ns;
 	e->owner = c->owner;
-	e->reader = cause == STALL_READER_NOT_SCHEDULED ? (__u32)bpf_get_current_pid_tgid() : 0;
+	e->reader = reader;
 	__builtin_memcpy(e->local, c->local, sizeof(e->local));
 	__builtin_memcpy(e->remote, c->remote, sizeof(e->remote));
 	e->local_port = c->local_port;
@@ -509,6 +512,8 @@ int BPF_PROG(segment_again, struct sock *sk)
 		c->failed_retransmits++;
 		return 0;
 	}
+	if (is_traced(TRACE_TCP_RETRANSMIT))
+		trace_conn(TRACE_TCP_RETRANSMIT, c, sk->__sk_common.skc_state);
 	tp = tcp_of(sk);
 	if (!tp)
 		return 0;
@@ -691,6 +696,12 @@ static __noinline int pauses_ended(struct conn *c, struct tcp_sock *tp, int from
 	return 0;
 }
 
+static __always_inline void trace_state(struct conn *c, int from, int to)
+{
+	if (c && is_traced(TRACE_TCP_STATE))
+		trace_conn(TRACE_TCP_STATE, c, to | from << 8);
+}
+
 static __always_inline int state_change(struct sock *sk, int from, int to)
 {
 	struct conn_ref *ref, listener = {};
@@ -725,6 +736,7 @@ static __always_inline int state_change(struct sock *sk, int from, int to)
 		c = conn_at(conn_begin(sk, NULL, is_kernels(sk, tp) ? OWNER_KERNEL : owner_of_current(), CONN_OPENED, now));
 		if (c)
 			c->state = to;
+		trace_state(c, from, to);
 		return 0;
 	}
 	if (to == TCP_SYN_RECV && from != TCP_SYN_SENT) {
@@ -732,6 +744,7 @@ static __always_inline int state_change(struct sock *sk, int from, int to)
 		c = conn_at(conn_begin(sk, NULL, listener_of(ref), CONN_ACCEPTED | CONN_PROVISIONAL, now));
 		if (c)
 			c->state = to;
+		trace_state(c, from, to);
 		return 0;
 	}
 	if (!c)
@@ -739,6 +752,7 @@ static __always_inline int state_change(struct sock *sk, int from, int to)
 	if (c->state != from)
 		states_unseen(c, sk, from);
 	c->state = to;
+	trace_state(c, from, to);
 	switch (to) {
 	case TCP_ESTABLISHED:
 		c->established = now;

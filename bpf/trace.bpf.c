@@ -22,94 +22,39 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
 static __always_inline __u32 current_tid(void) { return bpf_get_current_pid_tgid(); }
 
-/* ---- what user space is told at once ---- */
-
-enum notice {
-	NOTICE_BEGINS,
-	NOTICE_EXECUTES,
-	NOTICE_RENAMED,
-	NOTICE_ENDS,
-	NOTICE_WAITED,    /* for a CPU, too long */
-	NOTICE_SIGNALLED, /* is sent a signal */
-};
-
-const enum notice *notice_type __attribute__((unused));
-
-/* What happened to a thread, and what it is called from then on. */
-struct trace_notice {
-	__u64 at; /* ns, CLOCK_BOOTTIME */
-	__u64 value; /* BEGINS: the tid of who made it, ENDS: the exit code, WAITED: ns, SIGNALLED: the number */
-	__u32 what; /* enum notice */
-	__u32 cpu;
-	__u32 tid, pid;
-	char comm[16];
-};
-
-const struct trace_notice *trace_notice_type __attribute__((unused));
-
-struct {
-	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 1 << 20);
-} trace_notices SEC(".maps");
-
-static __always_inline bool tell(enum notice what, struct task_struct *task, __u64 value, const char *comm)
-{
-	struct trace_notice *n = bpf_ringbuf_reserve(&trace_notices, sizeof(*n), 0);
-
-	if (!n) {
-		lose(LOSS_NOTICES_DROPPED);
-		return false;
-	}
-	n->at = bpf_ktime_get_boot_ns();
-	n->value = value;
-	n->what = what;
-	n->cpu = bpf_get_smp_processor_id();
-	n->tid = task->pid;
-	n->pid = task->tgid;
-	bpf_probe_read_kernel_str(n->comm, sizeof(n->comm), comm);
-	bpf_ringbuf_submit(n, BPF_RB_NO_WAKEUP);
-	return true;
-}
+/* ---- the lives of threads ---- */
 
 SEC("tp_btf/task_newtask")
 int BPF_PROG(trace_thread_begins, struct task_struct *task)
 {
-	tell(NOTICE_BEGINS, task, current_tid(), task->comm);
+	tell(NOTICE_BEGINS, task->pid, task->tgid, current_tid(), task->comm);
 	return 0;
 }
 
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(trace_executes, struct task_struct *task)
 {
-	tell(NOTICE_EXECUTES, task, 0, task->comm);
+	tell(NOTICE_EXECUTES, task->pid, task->tgid, 0, task->comm);
 	return 0;
 }
 
 SEC("tp_btf/task_rename")
 int BPF_PROG(trace_renamed, struct task_struct *task, const char *comm)
 {
-	tell(NOTICE_RENAMED, task, 0, comm);
+	tell(NOTICE_RENAMED, task->pid, task->tgid, 0, comm);
 	return 0;
 }
 
 SEC("tp_btf/sched_process_exit")
 int BPF_PROG(trace_thread_ends, struct task_struct *task)
 {
-	tell(NOTICE_ENDS, task, task->exit_code, task->comm);
+	tell(NOTICE_ENDS, task->pid, task->tgid, task->exit_code, task->comm);
 	return 0;
 }
 
-/* A flight recorder's triggers. One is told of, until user space arms them again. */
+/* A flight recorder's triggers. */
 const volatile __u64 wait_trigger;   /* a wait for a CPU of so many ns; 0: none */
 const volatile __u64 signal_trigger; /* signals, by the bit of their number less one */
-
-volatile __u32 armed;
-
-static __always_inline void trigger(enum notice what, struct task_struct *task, __u64 value)
-{
-	if (armed && __sync_val_compare_and_swap(&armed, 1, 0) && !tell(what, task, value, task->comm))
-		armed = 1;
-}
 
 /* As bpf/sched.bpf.c finds it: the kernel has not yet taken note of the arrival. */
 static __always_inline void trigger_by_wait(struct task_struct *next)
@@ -117,7 +62,7 @@ static __always_inline void trigger_by_wait(struct task_struct *next)
 	__u64 queued = next->sched_info.last_queued, now = next->se.cfs_rq->rq->clock;
 
 	if (queued && now > queued && now - queued > wait_trigger)
-		trigger(NOTICE_WAITED, next, now - queued);
+		trigger(NOTICE_WAITED, next->pid, next->tgid, now - queued, next->comm);
 }
 
 /* ---- scheduling ---- */
@@ -141,7 +86,7 @@ int BPF_PROG(trace_switch, bool preempt, struct task_struct *prev, struct task_s
 		.kind = TRACE_SWITCH, .a = sleeps_how(preempt, state, prev->exit_state), .b = prev->pid, .c = next->pid | next->prio << 24
 	};
 
-	if (wait_trigger && armed)
+	if (wait_trigger)
 		trigger_by_wait(next);
 	return trace_uninterrupted(&r, TRACE_SHORT);
 }
@@ -240,6 +185,89 @@ int BPF_PROG(trace_softirq, unsigned int kind)
 	return keep_softirqs ? trace_interruptible(&r, TRACE_SHORT) : 0;
 }
 
+/* ---- timers ---- */
+
+struct trace_function {
+	char name[48];
+};
+
+const struct trace_function *trace_function_type __attribute__((unused));
+
+/* What functions of timers are called, by their address: user space may not be allowed to know. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, struct trace_function);
+} trace_functions SEC(".maps");
+
+static const char symbol[] = "%ps";
+
+checked_once int function_learn(__u64 address)
+{
+	struct trace_function f = {};
+
+	if (!bpf_map_lookup_elem(&trace_functions, &address)) {
+		bpf_snprintf(f.name, sizeof(f.name), symbol, &address, sizeof(address));
+		bpf_map_update_elem(&trace_functions, &address, &f, BPF_ANY);
+	}
+	return 0;
+}
+
+static __always_inline int timer_begins(bool high_resolution, __u64 function)
+{
+	struct trace_cpu *t;
+	__u32 cpu;
+
+	t = trace_here(&cpu);
+	if (!t)
+		return 0;
+	function_learn(function);
+	t->timer_function[high_resolution] = function;
+	t->timer_since[high_resolution] = bpf_ktime_get_boot_ns();
+	return 0;
+}
+
+static __always_inline int timer_ends(bool high_resolution)
+{
+	struct trace_record r = { .kind = TRACE_TIMER, .a = high_resolution, .c = current_tid() };
+	struct trace_cpu *t;
+	__u32 cpu;
+
+	t = trace_here(&cpu);
+	if (!t || !t->timer_since[high_resolution])
+		return 0;
+	r.b = saturated(bpf_ktime_get_boot_ns() - t->timer_since[high_resolution]);
+	r.more[0] = t->timer_function[high_resolution];
+	t->timer_since[high_resolution] = 0;
+	return trace_interruptible(&r, TRACE_SHORT + 8);
+}
+
+SEC("tp_btf/timer_expire_entry")
+int BPF_PROG(trace_timer_begins, struct timer_list *timer)
+{
+	return timer_begins(false, (__u64)BPF_CORE_READ(timer, function));
+}
+
+SEC("tp_btf/timer_expire_exit")
+int BPF_PROG(trace_timer)
+{
+	return timer_ends(false);
+}
+
+SEC("tp_btf/hrtimer_expire_entry")
+int BPF_PROG(trace_hrtimer_begins, struct hrtimer *timer)
+{
+	return timer_begins(true, (__u64)BPF_CORE_READ(timer, function));
+}
+
+SEC("tp_btf/hrtimer_expire_exit")
+int BPF_PROG(trace_hrtimer)
+{
+	return timer_ends(true);
+}
+
 /* ---- signals, memory, system calls ---- */
 
 struct kernel_siginfo {
@@ -258,7 +286,7 @@ int BPF_PROG(trace_signal, int number, struct kernel_siginfo *info, struct task_
 		code = BPF_CORE_READ((struct kernel_siginfo *)address, si_code);
 	r.more[0] = (__u32)code | (__u64)result << 32;
 	if (number > 0 && number <= 64 && signal_trigger >> (number - 1) & 1)
-		trigger(NOTICE_SIGNALLED, task, number);
+		trigger(NOTICE_SIGNALLED, task->pid, task->tgid, number, task->comm);
 	return trace_uninterrupted(&r, TRACE_SHORT + 8); /* siglock is held */
 }
 

@@ -139,10 +139,6 @@ struct socket {
 	struct sock *sk;
 };
 
-struct timer_list {
-	void (*function)(struct timer_list *);
-};
-
 typedef struct {
 	int owned;
 } socket_lock_t;

@@ -17,6 +17,14 @@ typedef struct {
 	__u32 val;
 } kuid_t;
 
+struct timer_list {
+	void (*function)(struct timer_list *);
+};
+
+struct hrtimer {
+	void (*function)(struct hrtimer *);
+};
+
 struct cred {
 	kuid_t uid;
 };

@@ -633,5 +633,14 @@ checked_once int charge_unseen(struct request_slot *slot, __u32 flags, __u32 use
 	row = bpf_map_lookup_elem(&io_rows, &at);
 	if (row && op < IO_OPS)
 		__sync_fetch_and_add(&row->ops[op], 1);
+	if (is_request_traced()) {
+		s->r.row = at;
+		s->r.op = op;
+		s->r.via = c->to.via;
+		s->r.bytes = slot->bytes;
+		s->r.number = slot->number;
+		s->r.thread = slot->thread;
+		trace_completion(&s->r);
+	}
 	return 0;
 }

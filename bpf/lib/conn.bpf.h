@@ -5,6 +5,7 @@
  */
 #pragma once
 #include "socket.bpf.h"
+#include "trace.bpf.h"
 
 #define CONNS 65536
 
@@ -387,4 +388,54 @@ static __noinline __u32 conn_begin(struct sock *sk, struct conn_counts *before, 
 	barrier();
 	ref->conn = at;
 	return at;
+}
+
+/* ---- single events, when asked for ---- */
+
+/* A flight recorder waits for a pause that is longer, ns; 0: it does not. */
+const volatile __u64 stall_trigger;
+
+/* The ends of a connection, in a record of an event. An IPv4 address is the first word of four. */
+struct trace_ends {
+	__u32 local[4], remote[4];
+	__u16 local_port, remote_port; /* host order */
+	__u32 family;
+};
+
+const struct trace_ends *trace_ends_type __attribute__((unused));
+
+static __always_inline struct trace_record conn_record(enum trace_kind kind, struct conn *c, __u16 a)
+{
+	struct trace_record r = { .kind = kind, .a = a, .b = c->owner, .c = c->netns };
+	struct trace_ends *e = (void *)r.more;
+
+	__builtin_memcpy(e->local, c->local, sizeof(e->local));
+	__builtin_memcpy(e->remote, c->remote, sizeof(e->remote));
+	e->local_port = c->local_port;
+	e->remote_port = c->remote_port;
+	e->family = c->family;
+	return r;
+}
+
+/* An event of a connection that has no more to it. */
+static __noinline int trace_conn(enum trace_kind kind, struct conn *c, __u32 a)
+{
+	struct trace_record r = conn_record(kind, c, a);
+
+	if (!is_watched(c->netns))
+		return 0;
+	return trace_interruptible(&r, TRACE_SHORT + sizeof(struct trace_ends));
+}
+
+static __noinline int trace_stall(struct conn *c, __u32 cause, __u64 ns, __u64 waiting_and_reader)
+{
+	struct trace_record r = conn_record(TRACE_TCP_STALL, c, cause);
+
+	if (!is_watched(c->netns))
+		return 0;
+	if (stall_trigger && ns > stall_trigger)
+		trigger(NOTICE_STALLED, c->owner, 0, ns, NULL);
+	r.more[5] = ns;
+	r.more[6] = waiting_and_reader;
+	return is_traced(TRACE_TCP_STALL) ? trace_interruptible(&r, TRACE_SHORT + sizeof(struct trace_ends) + 16) : 0;
 }

@@ -6,6 +6,7 @@
 #pragma once
 #include "hist.bpf.h"
 #include "owner.bpf.h"
+#include "trace.bpf.h"
 
 #define IO_ROWS 8192
 
@@ -217,6 +218,7 @@ struct io_request {
 	__u32 row;
 	__u32 op;  /* enum io_op */
 	__u32 via; /* enum io_via, of its first bytes */
+	__u32 number, thread; /* as its slot has them */
 };
 
 struct io_slowest {
@@ -280,4 +282,65 @@ checked_once int io_worst_add(struct io_request *r)
 	}
 	w->least = least;
 	return 0;
+}
+
+/* ---- single events, when asked for ---- */
+
+/* Only those of this device, 0: of all; only completions of requests that took so many ns. */
+const volatile __u32 trace_device;
+const volatile __u64 trace_least;
+
+/* A flight recorder waits for a request that takes longer, ns; 0: it does not. */
+const volatile __u64 io_trigger;
+
+/* How many requests were given a number: 0 stands for none. */
+volatile __u32 requests_numbered;
+
+static __always_inline bool is_request_traced(void)
+{
+	return trace_kinds & (1ULL << TRACE_IO_QUEUE | 1ULL << TRACE_IO_ISSUE | 1ULL << TRACE_IO_MERGE | 1ULL << TRACE_IO_COMPLETE) || io_trigger;
+}
+
+static __always_inline __u32 request_number(void)
+{
+	return is_request_traced() ? __sync_fetch_and_add(&requests_numbered, 1) + 1 : 0;
+}
+
+/* What a request is about to do; a completion has more. */
+static __noinline int trace_request(enum trace_kind kind, struct io_request *r, __u32 device)
+{
+	struct trace_record record = { .kind = kind, .a = r->op, .b = bpf_get_current_pid_tgid(), .c = device };
+
+	if (trace_device && trace_device != device)
+		return 0;
+	record.more[0] = r->sector;
+	record.more[1] = r->bytes | (__u64)r->number << 32;
+	return trace_interruptible(&record, TRACE_SHORT + 16);
+}
+
+checked_once int trace_completion(struct io_request *r)
+{
+	struct trace_record record = { .kind = TRACE_IO_COMPLETE };
+	struct io_row *row;
+	__u32 at;
+
+	if (!r)
+		return 0;
+	at = r->row;
+	row = bpf_map_lookup_elem(&io_rows, &at);
+	if (!row || (trace_device && trace_device != row->device))
+		return 0;
+	if (io_trigger && r->queue_ns + r->device_ns > io_trigger)
+		trigger(NOTICE_IO, row->owner, 0, r->queue_ns + r->device_ns, NULL);
+	if (!is_traced(TRACE_IO_COMPLETE) || r->queue_ns + r->device_ns < trace_least)
+		return 0;
+	record.a = r->op | r->via << 8;
+	record.b = row->owner;
+	record.c = row->device;
+	record.more[0] = r->sector;
+	record.more[1] = r->bytes | (__u64)r->number << 32;
+	record.more[2] = r->queue_ns;
+	record.more[3] = r->device_ns;
+	record.more[4] = r->thread;
+	return trace_interruptible(&record, TRACE_SHORT + 40);
 }

@@ -36,6 +36,7 @@ struct request_slot {
 	__u64 disk;            /* struct gendisk *, then */
 	__u32 journal_writers; /* then */
 	__u32 started;         /* low half of request.start_time_ns, where more than one program takes a start */
+	__u32 number, thread;  /* of a request that is traced, 0 for others; the tid of who submitted it */
 };
 
 /* Counts the threads that began to write a journal: what slots note of threads before that is void. */
@@ -76,6 +77,7 @@ struct bio_owner {
 	__u32 flags; /* SLOT_…; these and the transaction only of bios that are no merged ones */
 	__u32 fs_device, tid;
 	__u32 sweep; /* the first one that found it */
+	__u32 number, thread; /* as those of a slot */
 	__u32 zero;
 };
 

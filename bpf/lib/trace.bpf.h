@@ -7,10 +7,12 @@
  */
 #pragma once
 #include "../kernel/types.h"
+#include "loss.bpf.h"
+#include <bpf/bpf_core_read.h>
 #include <bpf/bpf_helpers.h>
 
 #define TRACE_CHUNK (1 << 16)
-#define TRACE_LONGEST 64 /* bytes of a record */
+#define TRACE_LONGEST 72 /* bytes of a record */
 
 /* A record is words of 8 bytes. What a, b, c and more mean depends on its kind. */
 struct trace_record {
@@ -37,10 +39,24 @@ enum trace_kind {
 	TRACE_FAULT,        /* a: 1 in user space, b: the tid, more: the address */
 	TRACE_SYSCALL,      /* a: its number, b: the tid */
 	TRACE_SYSCALL_ENDS, /* b: the tid, more: what it returned */
+	TRACE_TIMER,        /* at its end. a: 1 of high resolution, b: ns that it took, c: the tid that it interrupted, more: its function */
+	TRACE_IO_QUEUE,     /* a: enum io_op, b: the tid, c: the device; more: the sector, the bytes, and above 32 bits the request's number */
+	TRACE_IO_ISSUE,     /* likewise */
+	TRACE_IO_MERGE,     /* likewise */
+	TRACE_IO_COMPLETE,  /* likewise, but a: above 8 bits enum io_via, b: the owner; more: ns in the queue, ns in the device, the submitter's tid */
+	TRACE_IO_THROTTLE,  /* b: the tid, more: the pause, in ticks */
+	TRACE_TCP_STATE,      /* a: to, above 8 bits from, b: the owner, c: the network namespace, more: struct trace_ends */
+	TRACE_TCP_RETRANSMIT, /* a: the state, b, c and more likewise */
+	TRACE_TCP_STALL,      /* a: enum stall_cause, b, c and more likewise, ns, the bytes that wait, and above 32 bits the reader's tid */
 	TRACE_KINDS,
 };
 
 const enum trace_kind *trace_kind_type __attribute__((unused));
+
+/* Those of them that are traced, by their bits. */
+const volatile __u64 trace_kinds;
+
+static __always_inline bool is_traced(enum trace_kind kind) { return trace_kinds >> kind & 1; }
 
 #define TRACE_INTERRUPT (1U << 31)
 #define TRACE_PREEMPTED 0x100
@@ -60,7 +76,8 @@ struct trace_cpu {
 	__u64 at;        /* of the last one */
 	__u64 nested;    /* how many programs that can be interrupted are writing */
 	__u64 irq_since, softirq_since;
-	__u64 unused[9]; /* two lines of the cache, of which processors fetch pairs */
+	__u64 timer_since[2], timer_function[2]; /* the second of an hrtimer, which can come while another one is at work */
+	__u64 unused[5]; /* two lines of the cache, of which processors fetch pairs */
 };
 
 struct {
@@ -202,4 +219,75 @@ static __always_inline int trace_interruptible(struct trace_record *r, __u32 len
 	if (__sync_fetch_and_add(&t->nested, -1) == 1)
 		t->published = *(volatile __u64 *)&t->reserved;
 	return 0;
+}
+
+/* ---- what user space is told at once ---- */
+
+enum notice {
+	NOTICE_BEGINS,
+	NOTICE_EXECUTES,
+	NOTICE_RENAMED,
+	NOTICE_ENDS,
+	/* What a flight recorder waits for: */
+	NOTICE_WAITED,    /* for a CPU, too long */
+	NOTICE_SIGNALLED, /* is sent a signal */
+	NOTICE_IO,        /* a request took too long */
+	NOTICE_STALLED,   /* a connection did nothing for too long */
+};
+
+const enum notice *notice_type __attribute__((unused));
+
+/* What happened to a thread, and what it is called from then on. */
+struct trace_notice {
+	__u64 at;    /* ns, CLOCK_BOOTTIME */
+	__u64 value; /* BEGINS: the tid of who made it, ENDS: the exit code, SIGNALLED: the number, other triggers: ns */
+	__u32 what;  /* enum notice */
+	__u32 cpu;
+	__u32 tid, pid; /* IO, STALLED: the owner, 0 */
+	char comm[16];
+};
+
+const struct trace_notice *trace_notice_type __attribute__((unused));
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 20);
+} trace_notices SEC(".maps");
+
+static __always_inline bool tell(enum notice what, __u32 tid, __u32 pid, __u64 value, const char *comm)
+{
+	struct trace_notice *n = bpf_ringbuf_reserve(&trace_notices, sizeof(*n), 0);
+
+	if (!n) {
+		lose(LOSS_NOTICES_DROPPED);
+		return false;
+	}
+	n->at = bpf_ktime_get_boot_ns();
+	n->value = value;
+	n->what = what;
+	n->cpu = bpf_get_smp_processor_id();
+	n->tid = tid;
+	n->pid = pid;
+	__builtin_memset(n->comm, 0, sizeof(n->comm));
+	if (comm)
+		bpf_probe_read_kernel_str(n->comm, sizeof(n->comm), comm);
+	bpf_ringbuf_submit(n, BPF_RB_NO_WAKEUP);
+	return true;
+}
+
+/* One trigger is told of, until user space arms them again. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, __u32);
+} trace_armed SEC(".maps");
+
+static __always_inline void trigger(enum notice what, __u32 tid, __u32 pid, __u64 value, const char *comm)
+{
+	__u32 zero = 0, *armed = bpf_map_lookup_elem(&trace_armed, &zero);
+
+	if (armed && *armed && __sync_val_compare_and_swap(armed, 1, 0) && !tell(what, tid, pid, value, comm))
+		*armed = 1;
 }

@@ -31,6 +31,8 @@ type flightFlags struct {
 	files    int
 
 	wait    time.Duration
+	latency time.Duration
+	stall   time.Duration
 	signals []int
 	written []string // files, the oldest first
 	number  int
@@ -41,7 +43,7 @@ var bugs = []int{int(unix.SIGSEGV), int(unix.SIGABRT), int(unix.SIGBUS), int(uni
 
 func (f *flightFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&f.ring, "ring", "", "write no event until a trigger fires, and keep up to this `SIZE` of the last ones")
-	flags.StringSliceVar(&f.triggers, "trigger", nil, "write a file when this `EVENT` happens: sched.wait>TIME, signal, signal=NAME")
+	flags.StringSliceVar(&f.triggers, "trigger", nil, "write a file when this `EVENT` happens: sched.wait>TIME, io.latency>TIME, tcp.stall>TIME, signal, signal=NAME")
 	flags.DurationVar(&f.after, "after", time.Second, "keep on for this `TIME` when a trigger has fired")
 	flags.IntVar(&f.files, "files", 10, "keep the newest `NUMBER` of files")
 }
@@ -49,7 +51,7 @@ func (f *flightFlags) register(flags *pflag.FlagSet) {
 // records is whether it is a flight recorder.
 func (f *flightFlags) records() bool { return f.ring != "" || len(f.triggers) > 0 }
 
-const triggerHelp = "give sched.wait>TIME (as in 'sched.wait>20ms'), signal, or signal=NAME"
+const triggerHelp = "give sched.wait>TIME (as in 'sched.wait>20ms'), io.latency>TIME, tcp.stall>TIME, signal, or signal=NAME"
 
 func (f *flightFlags) check(output string) error {
 	if f.records() && output == "-" {
@@ -61,15 +63,16 @@ func (f *flightFlags) check(output string) error {
 	if f.files < 1 {
 		return usagef("bad --files %d: give a number, 1 or more", f.files)
 	}
+	longer := map[string]*time.Duration{"sched.wait": &f.wait, "io.latency": &f.latency, "tcp.stall": &f.stall}
 	for _, text := range f.triggers {
 		event, value, given := strings.Cut(text, "=")
-		if least, is := strings.CutPrefix(text, "sched.wait>"); is {
-			wait, err := time.ParseDuration(least)
-			if err != nil || wait <= 0 {
+		if what, least, is := strings.Cut(text, ">"); is {
+			than, err := time.ParseDuration(least)
+			if longer[what] == nil || err != nil || than <= 0 {
 				return usagef("bad --trigger %q: %s", text, triggerHelp)
 			}
-			if f.wait == 0 || wait < f.wait {
-				f.wait = wait
+			if *longer[what] == 0 || than < *longer[what] {
+				*longer[what] = than
 			}
 			continue
 		}
@@ -93,7 +96,7 @@ func (f *traceFlags) record(stderr io.Writer) (err error) {
 	byHand := make(chan os.Signal, 1)
 	signal.Notify(byHand, syscall.SIGUSR1)
 	defer signal.Stop(byHand)
-	owners, _, closeAll, err := bringUp(owner.Options{Proc: f.proc}, nil, f.attach)
+	owners, _, closeAll, err := bringUp(owner.Options{Proc: f.proc}, nil, f.probes()...)
 	defer closing(&err, closeAll)
 	if err != nil {
 		return err
@@ -108,9 +111,7 @@ func (f *traceFlags) record(stderr io.Writer) (err error) {
 	if err := f.prepare(); err != nil {
 		return err
 	}
-	if err := f.probe.Arm(); err != nil {
-		return err
-	}
+	f.probe.Arm()
 	fmt.Fprintf(stderr, "recording the last %s of events; SIGUSR1 (kill -USR1 %d) writes a file, Ctrl-C ends it\n", humanize.IBytes(f.bytes), os.Getpid())
 	var end <-chan time.Time
 	if f.duration > 0 {
@@ -154,11 +155,9 @@ func (f *traceFlags) record(stderr io.Writer) (err error) {
 			if fired, err = f.probe.Poll(); err != nil { // which makes room for the next
 				return err
 			}
-			if err := f.probe.Arm(); err != nil {
-				return err
-			}
+			f.probe.Arm()
 		case <-collect.C:
-			if err := owners.Collect(); err != nil {
+			if err := f.collect(owners); err != nil {
 				return err
 			}
 		}

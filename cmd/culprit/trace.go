@@ -15,8 +15,10 @@ import (
 
 	"culprit/output/table"
 	"culprit/output/tracefile"
+	ioprobe "culprit/probes/io"
 	"culprit/probes/owner"
 	"culprit/probes/snapshot"
+	"culprit/probes/tcp"
 	"culprit/probes/trace"
 )
 
@@ -28,15 +30,22 @@ type traceFlags struct {
 	format   string
 	events   []string
 	buffer   string
+	least    time.Duration
 	list     bool
 	flightFlags
 
-	bytes uint64
-	probe *trace.Probe
-	file  *tracefile.Writer
-	seen  uint64
-	loss  []snapshot.Loss
+	bytes    uint64
+	probe    *trace.Probe
+	io       *ioprobe.Probe // nil: no event of its kinds is traced
+	tcp      *tcp.Probe     // likewise
+	file     *tracefile.Writer
+	seen     uint64
+	requests requestAudit
+	loss     []snapshot.Loss
 }
+
+// requestAudit holds the completions of requests that were traced against those that the kernel counts.
+type requestAudit struct{ traced, kernel int64 }
 
 const (
 	defaultBuffer = "64MiB"
@@ -51,8 +60,9 @@ func newTrace() *cobra.Command {
 		Use:   "trace -o FILE",
 		Short: "Every event to a file that a timeline viewer or a query engine opens",
 		Long: `Writes single events to a file, until Ctrl-C or --duration: who had each CPU and who
-woke whom, interrupts and softirqs, the lives of threads, signals, OOM kills, and if
-asked for, page faults and system calls.
+woke whom, interrupts and softirqs, the lives of threads, signals, OOM kills, each
+request to a disk and because of whom, the states, retransmissions and stalls of TCP
+connections, and if asked for, page faults, system calls and timers.
 
 The end of the file's name says what it is:
   .pftrace      a timeline for https://ui.perfetto.dev, which can query it, too
@@ -70,6 +80,8 @@ With --ring, or --trigger, it is a flight recorder: the last events stay in memo
 and a file is written when a trigger fires, with what came before and --after it;
 the files' names are numbered, and the newest --files of this run stay. SIGUSR1 writes one by hand. The triggers:
   sched.wait>20ms   a thread waited for a CPU for longer
+  io.latency>100ms  a request to a disk took longer
+  tcp.stall>40ms    a TCP connection paused for longer
   signal            one that means a bug is sent (SEGV, ABRT, BUS, FPE, ILL, SYS, TRAP)
   signal=TERM       that one is sent`,
 		Example: `  culprit trace -o t.pftrace --duration 5s   a timeline of five seconds
@@ -78,6 +90,7 @@ the files' names are numbered, and the newest --files of this run stay. SIGUSR1 
   duckdb -c "select next_comm, count(*) from 't.parquet/sched.switch/*.parquet' group by 1"
   culprit trace -o - --format jsonl --duration 1s | jq .event
   culprit trace -o slow.pftrace --ring 64MiB --trigger 'sched.wait>20ms'
+  culprit trace -o disk.parquet -e io.complete -d sda --min-latency 10ms
   culprit trace --list                       all events and their fields`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -101,9 +114,11 @@ the files' names are numbered, and the newest --files of this run stay. SIGUSR1 
 	flags.StringSliceVarP(&f.events, "events", "e", usual, "trace these `KINDS` of events, of those that --list prints")
 	flags.StringVar(&f.format, "format", "", "write as `FORMAT`, whatever the file is called: "+strings.Join(tracefile.Formats, ", "))
 	flags.StringVar(&f.buffer, "buffer", defaultBuffer, "keep up to this `SIZE` of events in memory until they are read")
+	flags.DurationVar(&f.least, "min-latency", 0, "only completions of requests to disks that took this `TIME` or longer")
+	f.registerDevice(cmd)
 	f.flightFlags.register(flags)
 	flags.BoolVar(&f.list, "list", false, "list the kinds of events and their fields, and do nothing else")
-	flags.StringVar(&f.proc, "proc", hostProc, "the host's procfs is mounted at `DIR`")
+	f.registerHost(cmd)
 	complete(cmd, "format", tracefile.Formats)
 	all, _ := trace.Kinds()
 	complete(cmd, "events", all)
@@ -128,6 +143,9 @@ func (f *traceFlags) check() error {
 	}
 	if f.duration < 0 {
 		return usagef("bad --duration %v: give a time such as 10s or 5m, or 0", f.duration)
+	}
+	if f.least < 0 {
+		return usagef("bad --min-latency %v: give a time such as 10ms, or 0", f.least)
 	}
 	all, _ := trace.Kinds()
 	for _, kind := range f.events {
@@ -154,12 +172,75 @@ func (f *traceFlags) check() error {
 
 // attach brings up the trace probe.
 func (f *traceFlags) attach(owners *owner.Table, _ *table.Table) (*part, error) {
-	probe, err := trace.Load(owners, trace.Options{Kinds: f.events, Bytes: f.bytes, Proc: f.proc, Wait: f.wait, Signals: f.signals})
+	probe, err := trace.Load(owners, trace.Options{
+		Kinds: f.events, Bytes: f.bytes, Proc: f.proc, Wait: f.wait, Latency: f.latency, Stall: f.stall, Signals: f.signals,
+	})
 	if err != nil {
 		return nil, err
 	}
 	f.probe = probe
 	return &part{close: probe.Close, memory: probe.Memory, report: f.read}, nil
+}
+
+// attachIO brings up the io probe, whose events go to the trace probe, which is there.
+func (f *traceFlags) attachIO(owners *owner.Table, _ *table.Table) (*part, error) {
+	probe, err := ioprobe.Load(owners, ioprobe.Options{
+		Proc: f.proc, Sys: f.sys, NoSleeps: true,
+		Events: ioprobe.Events{Trace: f.probe, Device: f.device, Least: f.least, Trigger: f.latency},
+	})
+	if err != nil {
+		return nil, err
+	}
+	f.io = probe
+	return &part{close: probe.Close, memory: probe.Memory}, nil
+}
+
+// attachTCP brings up the tcp probe, whose events go to the trace probe, which is there.
+func (f *traceFlags) attachTCP(owners *owner.Table, _ *table.Table) (*part, error) {
+	probe, err := tcp.Load(owners, tcp.Options{Proc: f.proc, StallMin: defaultMinStall, Events: tcp.Events{Trace: f.probe, Trigger: f.stall}})
+	if err != nil {
+		return nil, err
+	}
+	f.tcp = probe
+	return &part{close: probe.Close, memory: probe.Memory}, nil
+}
+
+// probes are what the events that are wanted come from.
+func (f *traceFlags) probes() []attach {
+	needs := func(kinds string) bool {
+		return slices.ContainsFunc(f.events, func(kind string) bool { return strings.HasPrefix(kind, kinds) })
+	}
+	probes := []attach{f.attach}
+	if needs("io.") || f.latency > 0 {
+		probes = append(probes, f.attachIO)
+	}
+	if needs("tcp.") || f.stall > 0 {
+		probes = append(probes, f.attachTCP)
+	}
+	return probes
+}
+
+// collect keeps what other probes count in order, about once a second.
+func (f *traceFlags) collect(owners *owner.Table) error {
+	if err := owners.Collect(); err != nil {
+		return err
+	}
+	if f.tcp != nil {
+		if _, err := f.tcp.Read(); err != nil {
+			return err
+		}
+	}
+	if f.io == nil {
+		return nil
+	}
+	s, err := f.io.Read()
+	if err != nil {
+		return err
+	}
+	for _, d := range s.Devices {
+		f.requests.kernel += int64(d.Kernel.Reads + d.Kernel.Writes + d.Kernel.Discards + d.Kernel.Flushes)
+	}
+	return nil
 }
 
 // read writes what happened since it was called last.
@@ -173,13 +254,14 @@ func (f *traceFlags) read() error {
 		return err
 	}
 	f.seen += uint64(t.Events())
+	f.requests.traced += int64(len(t.IOCompleted))
 	return nil
 }
 
 func (f *traceFlags) run(stdout, stderr io.Writer) (err error) {
 	ctx, stop := interruptible()
 	defer stop()
-	owners, _, closeAll, err := bringUp(owner.Options{Proc: f.proc}, nil, f.attach)
+	owners, _, closeAll, err := bringUp(owner.Options{Proc: f.proc}, nil, f.probes()...)
 	defer closing(&err, closeAll)
 	if err != nil {
 		return err
@@ -198,6 +280,9 @@ func (f *traceFlags) run(stdout, stderr io.Writer) (err error) {
 	begin := time.Now()
 	err = f.follow(ctx, owners, terminal(stderr), begin)
 	if err == nil {
+		err = f.collect(owners)
+	}
+	if err == nil {
 		err = f.probe.End()
 	}
 	if err == nil {
@@ -208,6 +293,10 @@ func (f *traceFlags) run(stdout, stderr io.Writer) (err error) {
 	if a := f.probe.Audit(); err == nil && slices.Contains(f.events, "sched.switch") {
 		fmt.Fprintf(stderr, "audit: %s context switches by the kernel's count, %s traced, residual %d, skew %d\n",
 			humanize.Comma(int64(a.Kernel)), humanize.Comma(int64(a.Ours)), a.Residual(), a.Skew)
+	}
+	if a := f.requests; err == nil && f.auditsRequests() {
+		fmt.Fprintf(stderr, "audit: %s requests to disks completed by the kernel's count, %s traced, residual %d\n",
+			humanize.Comma(a.kernel), humanize.Comma(a.traced), a.kernel-a.traced)
 	}
 	return err
 }
@@ -234,7 +323,7 @@ func (f *traceFlags) follow(ctx context.Context, owners *owner.Table, status *os
 				return err
 			}
 		case <-collect.C:
-			if err := owners.Collect(); err != nil {
+			if err := f.collect(owners); err != nil {
 				clearStatus(status)
 				return err
 			}
@@ -243,6 +332,11 @@ func (f *traceFlags) follow(ctx context.Context, owners *owner.Table, status *os
 			}
 		}
 	}
+}
+
+// auditsRequests is whether all completions of requests are traced.
+func (f *traceFlags) auditsRequests() bool {
+	return slices.Contains(f.events, "io.complete") && f.device == "" && f.least == 0
 }
 
 // status is how far it got.

@@ -48,5 +48,14 @@ func monotonic() (time.Duration, error) {
 	return time.Duration(now.Nano()), nil
 }
 
+// Tick is how long one of the kernel's ticks is, which its timers count in: the coarse clock is read at each.
+func Tick() (time.Duration, error) {
+	var tick unix.Timespec
+	if err := unix.ClockGetres(unix.CLOCK_MONOTONIC_COARSE, &tick); err != nil {
+		return 0, fmt.Errorf("reading how long a tick is: %w", err)
+	}
+	return time.Duration(tick.Nano()), nil
+}
+
 // Wall is the time at which CLOCK_MONOTONIC was ns.
 func (c Clock) Wall(ns uint64) time.Time { return c.wall.Add(time.Duration(ns - c.Now)) }

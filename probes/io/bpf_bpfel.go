@@ -96,6 +96,8 @@ type bpfIoRequest struct {
 	Row      uint32
 	Op       uint32
 	Via      uint32
+	Number   uint32
+	Thread   uint32
 }
 
 type bpfIoRow struct {
@@ -262,6 +264,33 @@ type bpfSweep struct {
 	Zero   uint32
 }
 
+type bpfTraceKind uint32
+
+const (
+	bpfTraceKindTRACE_NONE           bpfTraceKind = 0
+	bpfTraceKindTRACE_CLOCK          bpfTraceKind = 1
+	bpfTraceKindTRACE_SWITCH         bpfTraceKind = 2
+	bpfTraceKindTRACE_WAKING         bpfTraceKind = 3
+	bpfTraceKindTRACE_MIGRATE        bpfTraceKind = 4
+	bpfTraceKindTRACE_IRQ            bpfTraceKind = 5
+	bpfTraceKindTRACE_SOFTIRQ        bpfTraceKind = 6
+	bpfTraceKindTRACE_SIGNAL         bpfTraceKind = 7
+	bpfTraceKindTRACE_OOM            bpfTraceKind = 8
+	bpfTraceKindTRACE_FAULT          bpfTraceKind = 9
+	bpfTraceKindTRACE_SYSCALL        bpfTraceKind = 10
+	bpfTraceKindTRACE_SYSCALL_ENDS   bpfTraceKind = 11
+	bpfTraceKindTRACE_TIMER          bpfTraceKind = 12
+	bpfTraceKindTRACE_IO_QUEUE       bpfTraceKind = 13
+	bpfTraceKindTRACE_IO_ISSUE       bpfTraceKind = 14
+	bpfTraceKindTRACE_IO_MERGE       bpfTraceKind = 15
+	bpfTraceKindTRACE_IO_COMPLETE    bpfTraceKind = 16
+	bpfTraceKindTRACE_IO_THROTTLE    bpfTraceKind = 17
+	bpfTraceKindTRACE_TCP_STATE      bpfTraceKind = 18
+	bpfTraceKindTRACE_TCP_RETRANSMIT bpfTraceKind = 19
+	bpfTraceKindTRACE_TCP_STALL      bpfTraceKind = 20
+	bpfTraceKindTRACE_KINDS          bpfTraceKind = 21
+)
+
 type bpfTransaction struct {
 	_             structs.HostLayout
 	Blocks        int64
@@ -322,6 +351,10 @@ const (
 	bpfMapScratches                  = "scratches"
 	bpfMapShares                     = "shares"
 	bpfMapTasks                      = "tasks"
+	bpfMapTraceArmed                 = "trace_armed"
+	bpfMapTraceChunks                = "trace_chunks"
+	bpfMapTraceCpus                  = "trace_cpus"
+	bpfMapTraceNotices               = "trace_notices"
 	bpfMapTransactions               = "transactions"
 	bpfProgAddDevice                 = "add_device"
 	bpfProgBioBackmerge              = "bio_backmerge"
@@ -344,6 +377,7 @@ const (
 	bpfProgRequestComplete           = "request_complete"
 	bpfProgRequestInsert             = "request_insert"
 	bpfProgRequestIssue              = "request_issue"
+	bpfProgRequestIssueTraced        = "request_issue_traced"
 	bpfProgRequestMerge              = "request_merge"
 	bpfProgRequestStart              = "request_start"
 	bpfProgRequestStartAgain         = "request_start_again"
@@ -365,17 +399,27 @@ const (
 	bpfVarInterval                   = "interval"
 	bpfVarIoOpType                   = "io_op_type"
 	bpfVarIoRowPool                  = "io_row_pool"
+	bpfVarIoTrigger                  = "io_trigger"
 	bpfVarIoViaType                  = "io_via_type"
 	bpfVarJournalWriters             = "journal_writers"
 	bpfVarKeepFiles                  = "keep_files"
 	bpfVarKeepWorst                  = "keep_worst"
 	bpfVarLossType                   = "loss_type"
+	bpfVarNoticeType                 = "notice_type"
 	bpfVarOwnerType                  = "owner_type"
 	bpfVarPageShift                  = "page_shift"
 	bpfVarProcessFlagsType           = "process_flags_type"
 	bpfVarRequestSlotPool            = "request_slot_pool"
+	bpfVarRequestsNumbered           = "requests_numbered"
 	bpfVarRqfFlushSeq                = "rqf_flush_seq"
 	bpfVarRqfIoStat                  = "rqf_io_stat"
+	bpfVarTraceChunkMask             = "trace_chunk_mask"
+	bpfVarTraceDevice                = "trace_device"
+	bpfVarTraceKindType              = "trace_kind_type"
+	bpfVarTraceKinds                 = "trace_kinds"
+	bpfVarTraceLeast                 = "trace_least"
+	bpfVarTraceNoticeType            = "trace_notice_type"
+	bpfVarTraceRecordType            = "trace_record_type"
 	bpfVarTransactionWriteType       = "transaction_write_type"
 	bpfVarTransactionsOverflowed     = "transactions_overflowed"
 	bpfVarWorstFollowed              = "worst_followed"
@@ -445,6 +489,7 @@ type bpfProgramSpecs struct {
 	RequestComplete    *ebpf.ProgramSpec `ebpf:"request_complete"`
 	RequestInsert      *ebpf.ProgramSpec `ebpf:"request_insert"`
 	RequestIssue       *ebpf.ProgramSpec `ebpf:"request_issue"`
+	RequestIssueTraced *ebpf.ProgramSpec `ebpf:"request_issue_traced"`
 	RequestMerge       *ebpf.ProgramSpec `ebpf:"request_merge"`
 	RequestStart       *ebpf.ProgramSpec `ebpf:"request_start"`
 	RequestStartAgain  *ebpf.ProgramSpec `ebpf:"request_start_again"`
@@ -488,6 +533,10 @@ type bpfMapSpecs struct {
 	Scratches          *ebpf.MapSpec `ebpf:"scratches"`
 	Shares             *ebpf.MapSpec `ebpf:"shares"`
 	Tasks              *ebpf.MapSpec `ebpf:"tasks"`
+	TraceArmed         *ebpf.MapSpec `ebpf:"trace_armed"`
+	TraceChunks        *ebpf.MapSpec `ebpf:"trace_chunks"`
+	TraceCpus          *ebpf.MapSpec `ebpf:"trace_cpus"`
+	TraceNotices       *ebpf.MapSpec `ebpf:"trace_notices"`
 	Transactions       *ebpf.MapSpec `ebpf:"transactions"`
 }
 
@@ -505,17 +554,27 @@ type bpfVariableSpecs struct {
 	Interval                   *ebpf.VariableSpec `ebpf:"interval"`
 	IoOpType                   *ebpf.VariableSpec `ebpf:"io_op_type"`
 	IoRowPool                  *ebpf.VariableSpec `ebpf:"io_row_pool"`
+	IoTrigger                  *ebpf.VariableSpec `ebpf:"io_trigger"`
 	IoViaType                  *ebpf.VariableSpec `ebpf:"io_via_type"`
 	JournalWriters             *ebpf.VariableSpec `ebpf:"journal_writers"`
 	KeepFiles                  *ebpf.VariableSpec `ebpf:"keep_files"`
 	KeepWorst                  *ebpf.VariableSpec `ebpf:"keep_worst"`
 	LossType                   *ebpf.VariableSpec `ebpf:"loss_type"`
+	NoticeType                 *ebpf.VariableSpec `ebpf:"notice_type"`
 	OwnerType                  *ebpf.VariableSpec `ebpf:"owner_type"`
 	PageShift                  *ebpf.VariableSpec `ebpf:"page_shift"`
 	ProcessFlagsType           *ebpf.VariableSpec `ebpf:"process_flags_type"`
 	RequestSlotPool            *ebpf.VariableSpec `ebpf:"request_slot_pool"`
+	RequestsNumbered           *ebpf.VariableSpec `ebpf:"requests_numbered"`
 	RqfFlushSeq                *ebpf.VariableSpec `ebpf:"rqf_flush_seq"`
 	RqfIoStat                  *ebpf.VariableSpec `ebpf:"rqf_io_stat"`
+	TraceChunkMask             *ebpf.VariableSpec `ebpf:"trace_chunk_mask"`
+	TraceDevice                *ebpf.VariableSpec `ebpf:"trace_device"`
+	TraceKindType              *ebpf.VariableSpec `ebpf:"trace_kind_type"`
+	TraceKinds                 *ebpf.VariableSpec `ebpf:"trace_kinds"`
+	TraceLeast                 *ebpf.VariableSpec `ebpf:"trace_least"`
+	TraceNoticeType            *ebpf.VariableSpec `ebpf:"trace_notice_type"`
+	TraceRecordType            *ebpf.VariableSpec `ebpf:"trace_record_type"`
 	TransactionWriteType       *ebpf.VariableSpec `ebpf:"transaction_write_type"`
 	TransactionsOverflowed     *ebpf.VariableSpec `ebpf:"transactions_overflowed"`
 	WorstFollowed              *ebpf.VariableSpec `ebpf:"worst_followed"`
@@ -568,6 +627,10 @@ type bpfMaps struct {
 	Scratches          *ebpf.Map `ebpf:"scratches"`
 	Shares             *ebpf.Map `ebpf:"shares"`
 	Tasks              *ebpf.Map `ebpf:"tasks"`
+	TraceArmed         *ebpf.Map `ebpf:"trace_armed"`
+	TraceChunks        *ebpf.Map `ebpf:"trace_chunks"`
+	TraceCpus          *ebpf.Map `ebpf:"trace_cpus"`
+	TraceNotices       *ebpf.Map `ebpf:"trace_notices"`
 	Transactions       *ebpf.Map `ebpf:"transactions"`
 }
 
@@ -599,6 +662,10 @@ func (m *bpfMaps) Close() error {
 		m.Scratches,
 		m.Shares,
 		m.Tasks,
+		m.TraceArmed,
+		m.TraceChunks,
+		m.TraceCpus,
+		m.TraceNotices,
 		m.Transactions,
 	)
 }
@@ -617,17 +684,27 @@ type bpfVariables struct {
 	Interval                   *ebpf.Variable `ebpf:"interval"`
 	IoOpType                   *ebpf.Variable `ebpf:"io_op_type"`
 	IoRowPool                  *ebpf.Variable `ebpf:"io_row_pool"`
+	IoTrigger                  *ebpf.Variable `ebpf:"io_trigger"`
 	IoViaType                  *ebpf.Variable `ebpf:"io_via_type"`
 	JournalWriters             *ebpf.Variable `ebpf:"journal_writers"`
 	KeepFiles                  *ebpf.Variable `ebpf:"keep_files"`
 	KeepWorst                  *ebpf.Variable `ebpf:"keep_worst"`
 	LossType                   *ebpf.Variable `ebpf:"loss_type"`
+	NoticeType                 *ebpf.Variable `ebpf:"notice_type"`
 	OwnerType                  *ebpf.Variable `ebpf:"owner_type"`
 	PageShift                  *ebpf.Variable `ebpf:"page_shift"`
 	ProcessFlagsType           *ebpf.Variable `ebpf:"process_flags_type"`
 	RequestSlotPool            *ebpf.Variable `ebpf:"request_slot_pool"`
+	RequestsNumbered           *ebpf.Variable `ebpf:"requests_numbered"`
 	RqfFlushSeq                *ebpf.Variable `ebpf:"rqf_flush_seq"`
 	RqfIoStat                  *ebpf.Variable `ebpf:"rqf_io_stat"`
+	TraceChunkMask             *ebpf.Variable `ebpf:"trace_chunk_mask"`
+	TraceDevice                *ebpf.Variable `ebpf:"trace_device"`
+	TraceKindType              *ebpf.Variable `ebpf:"trace_kind_type"`
+	TraceKinds                 *ebpf.Variable `ebpf:"trace_kinds"`
+	TraceLeast                 *ebpf.Variable `ebpf:"trace_least"`
+	TraceNoticeType            *ebpf.Variable `ebpf:"trace_notice_type"`
+	TraceRecordType            *ebpf.Variable `ebpf:"trace_record_type"`
 	TransactionWriteType       *ebpf.Variable `ebpf:"transaction_write_type"`
 	TransactionsOverflowed     *ebpf.Variable `ebpf:"transactions_overflowed"`
 	WorstFollowed              *ebpf.Variable `ebpf:"worst_followed"`
@@ -659,6 +736,7 @@ type bpfPrograms struct {
 	RequestComplete    *ebpf.Program `ebpf:"request_complete"`
 	RequestInsert      *ebpf.Program `ebpf:"request_insert"`
 	RequestIssue       *ebpf.Program `ebpf:"request_issue"`
+	RequestIssueTraced *ebpf.Program `ebpf:"request_issue_traced"`
 	RequestMerge       *ebpf.Program `ebpf:"request_merge"`
 	RequestStart       *ebpf.Program `ebpf:"request_start"`
 	RequestStartAgain  *ebpf.Program `ebpf:"request_start_again"`
@@ -695,6 +773,7 @@ func (p *bpfPrograms) Close() error {
 		p.RequestComplete,
 		p.RequestInsert,
 		p.RequestIssue,
+		p.RequestIssueTraced,
 		p.RequestMerge,
 		p.RequestStart,
 		p.RequestStartAgain,

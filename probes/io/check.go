@@ -2,6 +2,7 @@ package io
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/cilium/ebpf"
@@ -45,7 +46,7 @@ func Spec(kernel *btf.Spec) (*ebpf.CollectionSpec, error) {
 		needless = []string{start}
 	}
 	for name, p := range spec.Programs {
-		if slices.Contains(needless, p.AttachTo) {
+		if slices.Contains(needless, p.AttachTo) && name != bpfProgRequestIssueTraced {
 			delete(spec.Programs, name)
 		}
 	}
@@ -84,5 +85,9 @@ func PassesPages(kernel *btf.Spec) bool {
 }
 
 // Memory is how many bytes the kernel sets aside for the probe, at most, without
-// what it shares with the process table.
-func (p *Probe) Memory() (uint64, error) { return hook.Memory(p.objects.Maps, p.table.Maps()) }
+// what it shares with the process table and with a trace.
+func (p *Probe) Memory() (uint64, error) {
+	shared := p.table.Maps()
+	maps.Copy(shared, p.shared)
+	return hook.Memory(p.objects.Maps, shared)
+}

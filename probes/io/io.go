@@ -23,6 +23,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -32,6 +33,7 @@ import (
 	"culprit/probes/hook"
 	"culprit/probes/owner"
 	"culprit/probes/snapshot"
+	"culprit/probes/trace"
 )
 
 // Options choose what is kept, where the host is seen, and how much is kept.
@@ -45,8 +47,18 @@ type Options struct {
 	// that runs at every context switch.
 	NoSleeps bool
 
+	Events Events
+
 	// Sizes of tables, their defaults where 0. What does not fit is counted as lost.
 	Rows, Buckets, Inodes, Folios, Bios, Slots, Transactions, Shares uint32
+}
+
+// Events choose what single events are told of.
+type Events struct {
+	Trace   *trace.Probe  // that tells of those that it wants; nil: of none
+	Device  string        // only of this disk; "": of all
+	Least   time.Duration // only completions of requests that took so long
+	Trigger time.Duration // a flight recorder waits for a request that takes longer; 0: it does not
 }
 
 // Probe is a loaded and attached io probe. Its methods must not be called
@@ -55,6 +67,7 @@ type Probe struct {
 	options Options
 	table   *owner.Table
 	objects *ebpf.Collection
+	shared  map[string]*ebpf.Map // of a trace's
 	links   hook.Links
 	bios    bool // the hook that only devices without requests need is attached
 
@@ -72,7 +85,8 @@ type Probe struct {
 	unseenFlushes uint64
 	missed        hook.Missed
 	filesDropped  uint64 // bytes of dead processes' files that the list of files does not know any more
-	hides         bool   // this kernel runs no program of ours while PID 1 is current
+	tick          time.Duration
+	hides         bool // this kernel runs no program of ours while PID 1 is current
 }
 
 // Load attaches the probe. What happens from its return on is counted; the
@@ -98,18 +112,29 @@ func Load(table *owner.Table, o Options) (*Probe, error) {
 	if err := configure(spec, o, kernel); err != nil {
 		return nil, err
 	}
+	shared, err := o.Events.configure(spec, o.Sys)
+	if err != nil {
+		return nil, err
+	}
 	hides, err := hidesEvents(kernel)
 	if err != nil {
 		return nil, err
 	}
-	p := &Probe{hides: hides, options: o, table: table, devices: map[uint32]string{}, totals: map[string]totals{}}
-	if p.objects, err = table.LoadObject(spec); err != nil {
+	tick, err := hook.Tick()
+	if err != nil {
+		return nil, err
+	}
+	p := &Probe{hides: hides, tick: tick, shared: shared, options: o, table: table, devices: map[uint32]string{}, totals: map[string]totals{}}
+	if p.objects, err = table.LoadObject(spec, shared); err != nil {
 		return nil, fmt.Errorf("loading the io probe: %w", err)
 	}
 	if err := p.start(spec); err != nil {
 		return nil, errors.Join(err, p.Close())
 	}
 	table.Add(p)
+	if o.Events.Trace != nil {
+		o.Events.Trace.Follow(p)
+	}
 	return p, nil
 }
 
@@ -175,7 +200,12 @@ func configure(spec *ebpf.CollectionSpec, o Options, kernel *btf.Spec) error {
 	hook.Reduce(spec, without, kernel)
 	if o.NoSleeps {
 		delete(spec.Programs, bpfProgTaskSwitch)
-		delete(spec.Programs, bpfProgDirtyThrottled)
+		if !o.Events.Trace.Wants("io.throttle") {
+			delete(spec.Programs, bpfProgDirtyThrottled)
+		}
+	}
+	if !o.Events.Trace.Wants("io.issue") {
+		delete(spec.Programs, bpfProgRequestIssueTraced)
 	}
 	return nil
 }
@@ -232,10 +262,16 @@ func (p *Probe) start(spec *ebpf.CollectionSpec) (err error) {
 	if err := p.findDevices(); err != nil {
 		return err
 	}
-	// Completions last: what starts before is found complete afterwards.
-	if err := p.links.AttachAll(spec, p.objects, bpfProgBioQueue, bpfProgRequestComplete); err != nil {
+	if err := p.links.AttachAll(spec, p.objects, bpfProgBioQueue, bpfProgRequestIssueTraced, bpfProgRequestComplete); err != nil {
 		return err
 	}
+	// After what a request can start at when it is issued.
+	if p.objects.Programs[bpfProgRequestIssueTraced] != nil {
+		if err := p.attach(bpfProgRequestIssueTraced); err != nil {
+			return err
+		}
+	}
+	// Completions last: what starts before is found complete afterwards.
 	if err := p.attach(bpfProgRequestComplete); err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io/fs"
 	"iter"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -222,8 +223,8 @@ func (t *Table) Maps() map[string]*ebpf.Map {
 	}
 }
 
-// LoadObject loads a probe's object with the maps that it shares with the table, in the sizes that they have here.
-func (t *Table) LoadObject(spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
+// LoadObject loads a probe's object with the maps that it shares with the table, in the sizes that they have here, and with others.
+func (t *Table) LoadObject(spec *ebpf.CollectionSpec, others map[string]*ebpf.Map) (*ebpf.Collection, error) {
 	shared := t.Maps()
 	for name, m := range shared {
 		s := spec.Maps[name]
@@ -233,6 +234,7 @@ func (t *Table) LoadObject(spec *ebpf.CollectionSpec) (*ebpf.Collection, error) 
 		}
 		s.MaxEntries = m.MaxEntries()
 	}
+	maps.Copy(shared, others)
 	return ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: shared})
 }
 

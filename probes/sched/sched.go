@@ -114,7 +114,7 @@ func Load(table *owner.Table, o Options) (*Probe, error) {
 		return nil, err
 	}
 	p := &Probe{options: o, table: table, groups: map[uint32]snapshot.Process{}, pending: map[uint32]*tally{}, unused: map[uint32]bool{}, ownerless: map[uint32]int{}}
-	if p.objects, err = table.LoadObject(spec); err != nil {
+	if p.objects, err = table.LoadObject(spec, nil); err != nil {
 		return nil, fmt.Errorf("loading the sched probe: %w", err)
 	}
 	if err := p.start(spec); err != nil {

@@ -18,6 +18,17 @@ type Trace struct {
 	OOMKills   []OOMKill
 	Faults     []PageFault
 	Syscalls   []Syscall
+	Timers     []Timer
+
+	IOQueued    []IOQueue
+	IOIssued    []IOIssue
+	IOMerged    []IOMerge
+	IOCompleted []IOComplete
+	IOThrottled []IOThrottle
+
+	TCPStates          []TCPStateChange
+	TCPRetransmissions []TCPRetransmit
+	TCPStalls          []TCPStallEnd
 
 	Threads []Thread // that are new, or have a new name, since the Trace before
 	Loss    []Loss   // since the trace began
@@ -26,7 +37,9 @@ type Trace struct {
 // Events is how many there are.
 func (t *Trace) Events() int {
 	return len(t.Switches) + len(t.Wakeups) + len(t.Migrations) + len(t.Begun) + len(t.Executed) + len(t.Ended) +
-		len(t.IRQs) + len(t.Softirqs) + len(t.Signals) + len(t.OOMKills) + len(t.Faults) + len(t.Syscalls)
+		len(t.IRQs) + len(t.Softirqs) + len(t.Signals) + len(t.OOMKills) + len(t.Faults) + len(t.Syscalls) + len(t.Timers) +
+		len(t.IOQueued) + len(t.IOIssued) + len(t.IOMerged) + len(t.IOCompleted) + len(t.IOThrottled) +
+		len(t.TCPStates) + len(t.TCPRetransmissions) + len(t.TCPStalls)
 }
 
 // Moment is when and where an event was.
@@ -43,6 +56,13 @@ type Thread struct {
 	TID  int32  `json:"tid" parquet:"tid" doc:"thread, in the host's pid namespace"`
 	PID  int32  `json:"pid" parquet:"pid" doc:"its process"`
 	Comm string `json:"comm" parquet:"comm,dict" doc:"its name"`
+}
+
+// Causer is who caused an event, which may be long after: as a report has it. PID is 0 where that is no process.
+type Causer struct {
+	PID  int32  `json:"pid" parquet:"pid" doc:"process that caused it, 0: none"`
+	Comm string `json:"comm" parquet:"comm,dict" doc:"its name"`
+	App  string `json:"app" parquet:"app,dict" doc:"its application, or in brackets what it is charged to"`
 }
 
 // SchedSwitch is a context switch.
@@ -157,4 +177,96 @@ type Syscall struct {
 	Number int32 `json:"number" parquet:"number" doc:"of the system call, -1 where one ends"`
 	Ends   bool  `json:"ends" parquet:"ends" doc:"it ends"`
 	Result int64 `json:"result" parquet:"result" doc:"that it ends with"`
+}
+
+// Timer is that a timer of the kernel's has run out; At is the end of what it does then.
+type Timer struct {
+	Moment
+	Function string `json:"function" parquet:"function,dict" doc:"of the kernel, that it calls; its address where the kernel hides the name"`
+	HighRes  bool   `json:"high_resolution" parquet:"high_resolution" doc:"an hrtimer"`
+	Duration int64  `json:"duration_ns" parquet:"duration_ns" doc:"of the function"`
+	TID      int32  `json:"tid" parquet:"tid" doc:"thread on its CPU"`
+}
+
+// Request is what a disk is to do.
+type Request struct {
+	Device string `json:"device" parquet:"device,dict" doc:"whole disk"`
+	Op     string `json:"op" parquet:"op,dict" doc:"read, write, discard, flush"`
+	Sector int64  `json:"sector" parquet:"sector" doc:"where, in 512 bytes"`
+	Bytes  int64  `json:"bytes" parquet:"bytes" doc:"of data"`
+	Number int64  `json:"request" parquet:"request" doc:"the same in all events of a request, and in no other's; 0 where it began before the trace"`
+}
+
+// IOQueue is that a request begins, and waits for its disk.
+type IOQueue struct {
+	Moment
+	Thread
+	Request
+}
+
+// IOIssue is that a disk is given a request.
+type IOIssue struct {
+	Moment
+	Thread
+	Request
+}
+
+// IOMerge is that a request becomes part of another one, as what comes before or after it, and has no event of its own any more.
+type IOMerge struct {
+	Moment
+	Thread
+	Request
+}
+
+// IOComplete is that a request ends.
+type IOComplete struct {
+	Moment
+	Causer
+	Request
+	Via      string `json:"via" parquet:"via,dict" doc:"reads: file, direct, metadata, swap_in; writes: direct, writeback, journal, metadata, swap_out"`
+	TID      int32  `json:"tid" parquet:"tid" doc:"thread that submitted it, 0: unknown"`
+	Queued   int64  `json:"queue_ns" parquet:"queue_ns" doc:"from its beginning until the disk was given it; 0 where the kernel keeps no times"`
+	InDevice int64  `json:"device_ns" parquet:"device_ns" doc:"from then until it ended"`
+}
+
+// IOThrottle is that a thread has to pause, because too much is to be written back.
+type IOThrottle struct {
+	Moment
+	Thread
+	Pause int64 `json:"pause_ns" parquet:"pause_ns" doc:"at most"`
+}
+
+// Ends are those of a connection.
+type Ends struct {
+	Local     string `json:"local" parquet:"local,dict" doc:"address:port"`
+	Remote    string `json:"remote" parquet:"remote,dict" doc:"address:port"`
+	Namespace int64  `json:"netns" parquet:"netns" doc:"network namespace, by its inode"`
+}
+
+// TCPStateChange is that a connection goes from one state to another.
+type TCPStateChange struct {
+	Moment
+	Causer
+	Ends
+	From string `json:"old_state" parquet:"old_state,dict" doc:"as ss(8) names it"`
+	To   string `json:"new_state" parquet:"new_state,dict" doc:"likewise"`
+}
+
+// TCPRetransmit is that a segment is sent again.
+type TCPRetransmit struct {
+	Moment
+	Causer
+	Ends
+	State string `json:"state" parquet:"state,dict" doc:"of the connection"`
+}
+
+// TCPStallEnd is that a connection goes on after a pause; At is the pause's end.
+type TCPStallEnd struct {
+	Moment
+	Causer
+	Ends
+	Cause     string `json:"cause" parquet:"cause,dict" doc:"as culprit tcp --stalls has it"`
+	Duration  int64  `json:"duration_ns" parquet:"duration_ns" doc:"of the pause"`
+	Waiting   int64  `json:"waiting_bytes" parquet:"waiting_bytes" doc:"bytes that were to be sent, or to be read"`
+	ReaderTID int32  `json:"reader_tid" parquet:"reader_tid" doc:"thread that was to read, where that is the cause"`
 }

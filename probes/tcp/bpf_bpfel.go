@@ -240,6 +240,42 @@ type bpfTcpProcess struct {
 	SynacksAgain uint64
 }
 
+type bpfTraceEnds struct {
+	_          structs.HostLayout
+	Local      [4]uint32
+	Remote     [4]uint32
+	LocalPort  uint16
+	RemotePort uint16
+	Family     uint32
+}
+
+type bpfTraceKind uint32
+
+const (
+	bpfTraceKindTRACE_NONE           bpfTraceKind = 0
+	bpfTraceKindTRACE_CLOCK          bpfTraceKind = 1
+	bpfTraceKindTRACE_SWITCH         bpfTraceKind = 2
+	bpfTraceKindTRACE_WAKING         bpfTraceKind = 3
+	bpfTraceKindTRACE_MIGRATE        bpfTraceKind = 4
+	bpfTraceKindTRACE_IRQ            bpfTraceKind = 5
+	bpfTraceKindTRACE_SOFTIRQ        bpfTraceKind = 6
+	bpfTraceKindTRACE_SIGNAL         bpfTraceKind = 7
+	bpfTraceKindTRACE_OOM            bpfTraceKind = 8
+	bpfTraceKindTRACE_FAULT          bpfTraceKind = 9
+	bpfTraceKindTRACE_SYSCALL        bpfTraceKind = 10
+	bpfTraceKindTRACE_SYSCALL_ENDS   bpfTraceKind = 11
+	bpfTraceKindTRACE_TIMER          bpfTraceKind = 12
+	bpfTraceKindTRACE_IO_QUEUE       bpfTraceKind = 13
+	bpfTraceKindTRACE_IO_ISSUE       bpfTraceKind = 14
+	bpfTraceKindTRACE_IO_MERGE       bpfTraceKind = 15
+	bpfTraceKindTRACE_IO_COMPLETE    bpfTraceKind = 16
+	bpfTraceKindTRACE_IO_THROTTLE    bpfTraceKind = 17
+	bpfTraceKindTRACE_TCP_STATE      bpfTraceKind = 18
+	bpfTraceKindTRACE_TCP_RETRANSMIT bpfTraceKind = 19
+	bpfTraceKindTRACE_TCP_STALL      bpfTraceKind = 20
+	bpfTraceKindTRACE_KINDS          bpfTraceKind = 21
+)
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -268,6 +304,10 @@ const (
 	bpfMapSynacks              = "synacks"
 	bpfMapTasks                = "tasks"
 	bpfMapTcpProcesses         = "tcp_processes"
+	bpfMapTraceArmed           = "trace_armed"
+	bpfMapTraceChunks          = "trace_chunks"
+	bpfMapTraceCpus            = "trace_cpus"
+	bpfMapTraceNotices         = "trace_notices"
 	bpfMapUnclaimedDrops       = "unclaimed_drops"
 	bpfProgDataRead            = "data_read"
 	bpfProgDataWritten         = "data_written"
@@ -299,6 +339,7 @@ const (
 	bpfVarLeastStall           = "least_stall"
 	bpfVarListNumber           = "list_number"
 	bpfVarLossType             = "loss_type"
+	bpfVarNoticeType           = "notice_type"
 	bpfVarOnlyNetns            = "only_netns"
 	bpfVarOwnerType            = "owner_type"
 	bpfVarProcessFlagsType     = "process_flags_type"
@@ -307,7 +348,14 @@ const (
 	bpfVarRqfIoStat            = "rqf_io_stat"
 	bpfVarStallCauseType       = "stall_cause_type"
 	bpfVarStallEventType       = "stall_event_type"
+	bpfVarStallTrigger         = "stall_trigger"
 	bpfVarTickNs               = "tick_ns"
+	bpfVarTraceChunkMask       = "trace_chunk_mask"
+	bpfVarTraceEndsType        = "trace_ends_type"
+	bpfVarTraceKindType        = "trace_kind_type"
+	bpfVarTraceKinds           = "trace_kinds"
+	bpfVarTraceNoticeType      = "trace_notice_type"
+	bpfVarTraceRecordType      = "trace_record_type"
 	bpfVarWriteTimer           = "write_timer"
 )
 
@@ -401,6 +449,10 @@ type bpfMapSpecs struct {
 	Synacks            *ebpf.MapSpec `ebpf:"synacks"`
 	Tasks              *ebpf.MapSpec `ebpf:"tasks"`
 	TcpProcesses       *ebpf.MapSpec `ebpf:"tcp_processes"`
+	TraceArmed         *ebpf.MapSpec `ebpf:"trace_armed"`
+	TraceChunks        *ebpf.MapSpec `ebpf:"trace_chunks"`
+	TraceCpus          *ebpf.MapSpec `ebpf:"trace_cpus"`
+	TraceNotices       *ebpf.MapSpec `ebpf:"trace_notices"`
 	UnclaimedDrops     *ebpf.MapSpec `ebpf:"unclaimed_drops"`
 }
 
@@ -420,6 +472,7 @@ type bpfVariableSpecs struct {
 	LeastStall           *ebpf.VariableSpec `ebpf:"least_stall"`
 	ListNumber           *ebpf.VariableSpec `ebpf:"list_number"`
 	LossType             *ebpf.VariableSpec `ebpf:"loss_type"`
+	NoticeType           *ebpf.VariableSpec `ebpf:"notice_type"`
 	OnlyNetns            *ebpf.VariableSpec `ebpf:"only_netns"`
 	OwnerType            *ebpf.VariableSpec `ebpf:"owner_type"`
 	ProcessFlagsType     *ebpf.VariableSpec `ebpf:"process_flags_type"`
@@ -428,7 +481,14 @@ type bpfVariableSpecs struct {
 	RqfIoStat            *ebpf.VariableSpec `ebpf:"rqf_io_stat"`
 	StallCauseType       *ebpf.VariableSpec `ebpf:"stall_cause_type"`
 	StallEventType       *ebpf.VariableSpec `ebpf:"stall_event_type"`
+	StallTrigger         *ebpf.VariableSpec `ebpf:"stall_trigger"`
 	TickNs               *ebpf.VariableSpec `ebpf:"tick_ns"`
+	TraceChunkMask       *ebpf.VariableSpec `ebpf:"trace_chunk_mask"`
+	TraceEndsType        *ebpf.VariableSpec `ebpf:"trace_ends_type"`
+	TraceKindType        *ebpf.VariableSpec `ebpf:"trace_kind_type"`
+	TraceKinds           *ebpf.VariableSpec `ebpf:"trace_kinds"`
+	TraceNoticeType      *ebpf.VariableSpec `ebpf:"trace_notice_type"`
+	TraceRecordType      *ebpf.VariableSpec `ebpf:"trace_record_type"`
 	WriteTimer           *ebpf.VariableSpec `ebpf:"write_timer"`
 }
 
@@ -476,6 +536,10 @@ type bpfMaps struct {
 	Synacks            *ebpf.Map `ebpf:"synacks"`
 	Tasks              *ebpf.Map `ebpf:"tasks"`
 	TcpProcesses       *ebpf.Map `ebpf:"tcp_processes"`
+	TraceArmed         *ebpf.Map `ebpf:"trace_armed"`
+	TraceChunks        *ebpf.Map `ebpf:"trace_chunks"`
+	TraceCpus          *ebpf.Map `ebpf:"trace_cpus"`
+	TraceNotices       *ebpf.Map `ebpf:"trace_notices"`
 	UnclaimedDrops     *ebpf.Map `ebpf:"unclaimed_drops"`
 }
 
@@ -505,6 +569,10 @@ func (m *bpfMaps) Close() error {
 		m.Synacks,
 		m.Tasks,
 		m.TcpProcesses,
+		m.TraceArmed,
+		m.TraceChunks,
+		m.TraceCpus,
+		m.TraceNotices,
 		m.UnclaimedDrops,
 	)
 }
@@ -525,6 +593,7 @@ type bpfVariables struct {
 	LeastStall           *ebpf.Variable `ebpf:"least_stall"`
 	ListNumber           *ebpf.Variable `ebpf:"list_number"`
 	LossType             *ebpf.Variable `ebpf:"loss_type"`
+	NoticeType           *ebpf.Variable `ebpf:"notice_type"`
 	OnlyNetns            *ebpf.Variable `ebpf:"only_netns"`
 	OwnerType            *ebpf.Variable `ebpf:"owner_type"`
 	ProcessFlagsType     *ebpf.Variable `ebpf:"process_flags_type"`
@@ -533,7 +602,14 @@ type bpfVariables struct {
 	RqfIoStat            *ebpf.Variable `ebpf:"rqf_io_stat"`
 	StallCauseType       *ebpf.Variable `ebpf:"stall_cause_type"`
 	StallEventType       *ebpf.Variable `ebpf:"stall_event_type"`
+	StallTrigger         *ebpf.Variable `ebpf:"stall_trigger"`
 	TickNs               *ebpf.Variable `ebpf:"tick_ns"`
+	TraceChunkMask       *ebpf.Variable `ebpf:"trace_chunk_mask"`
+	TraceEndsType        *ebpf.Variable `ebpf:"trace_ends_type"`
+	TraceKindType        *ebpf.Variable `ebpf:"trace_kind_type"`
+	TraceKinds           *ebpf.Variable `ebpf:"trace_kinds"`
+	TraceNoticeType      *ebpf.Variable `ebpf:"trace_notice_type"`
+	TraceRecordType      *ebpf.Variable `ebpf:"trace_record_type"`
 	WriteTimer           *ebpf.Variable `ebpf:"write_timer"`
 }
 

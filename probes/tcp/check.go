@@ -2,6 +2,7 @@ package tcp
 
 import (
 	"fmt"
+	"maps"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -57,4 +58,8 @@ func tellsError(kernel *btf.Spec) (bool, error) {
 
 // Memory is how many bytes the kernel sets aside for the probe, at most, without
 // what it shares with the process table.
-func (p *Probe) Memory() (uint64, error) { return hook.Memory(p.objects.Maps, p.table.Maps()) }
+func (p *Probe) Memory() (uint64, error) {
+	shared := p.table.Maps()
+	maps.Copy(shared, p.shared)
+	return hook.Memory(p.objects.Maps, shared)
+}

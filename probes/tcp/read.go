@@ -39,6 +39,13 @@ var states = [...]string{
 	"", "ESTABLISHED", "SYN-SENT", "SYN-RECV", "FIN-WAIT-1", "FIN-WAIT-2", "TIME-WAIT", "CLOSED", "CLOSE-WAIT", "LAST-ACK", "LISTEN", "CLOSING",
 }
 
+func stateName(state uint16) string {
+	if int(state) < len(states) {
+		return states[state]
+	}
+	return fmt.Sprint(state)
+}
+
 // seen is a slot as it was read last.
 type seen struct {
 	bpfConn

@@ -13,7 +13,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
-	"golang.org/x/sys/unix"
 
 	"culprit/probes/bpfmap"
 	"culprit/probes/hist"
@@ -35,6 +34,8 @@ type Options struct {
 	// Namespace is the inode of the only network namespace that is reported on, and audited; 0 is all.
 	Namespace uint32
 
+	Events Events
+
 	// Waits tells, for the longest stalls, who had the CPU that readers waited for. nil: nobody does.
 	Waits Waits
 
@@ -54,6 +55,7 @@ type Probe struct {
 	options   Options
 	table     *owner.Table
 	objects   *ebpf.Collection
+	shared    map[string]*ebpf.Map // of a trace's
 	links     hook.Links
 	conns     *bpfmap.Array[bpfConn]
 	processes *bpfmap.Array[bpfTcpProcess]
@@ -106,17 +108,24 @@ func Load(table *owner.Table, o Options) (*Probe, error) {
 	if err := configure(spec, kernel, &o); err != nil {
 		return nil, err
 	}
+	shared, err := o.Events.configure(spec)
+	if err != nil {
+		return nil, err
+	}
 	p := &Probe{
-		options: o, table: table, pending: map[uint32]*tally{}, counted: map[cookie]*counters{},
+		options: o, table: table, shared: shared, pending: map[uint32]*tally{}, counted: map[cookie]*counters{},
 		namespaces: map[cookie]*namespace{}, latest: map[uint32]cookie{}, mounted: map[uint32]bool{},
 	}
-	if p.objects, err = table.LoadObject(spec); err != nil {
+	if p.objects, err = table.LoadObject(spec, shared); err != nil {
 		return nil, fmt.Errorf("loading the tcp probe: %w", err)
 	}
 	if err := p.attach(spec); err != nil {
 		return nil, errors.Join(err, p.Close())
 	}
 	table.Add(p)
+	if o.Events.Trace != nil {
+		o.Events.Trace.Follow(p)
+	}
 	return p, nil
 }
 
@@ -132,10 +141,9 @@ func configure(spec *ebpf.CollectionSpec, kernel *btf.Spec, o *Options) error {
 	if !o.Worst {
 		spec.Maps[bpfMapStallEvents].MaxEntries = uint32(os.Getpagesize())
 	}
-	// The coarse clock is read at each tick.
-	var tick unix.Timespec
-	if err := unix.ClockGetres(unix.CLOCK_MONOTONIC_COARSE, &tick); err != nil {
-		return fmt.Errorf("reading how long a tick is: %w", err)
+	tick, err := hook.Tick()
+	if err != nil {
+		return err
 	}
 	tells, err := tellsError(kernel)
 	if err != nil {
@@ -143,7 +151,7 @@ func configure(spec *ebpf.CollectionSpec, kernel *btf.Spec, o *Options) error {
 	}
 	return hook.SetVariables(spec, map[string]any{
 		"least_stall":            uint64(o.StallMin),
-		"tick_ns":                uint64(tick.Nano()),
+		"tick_ns":                uint64(tick),
 		"keep_worst":             o.Worst,
 		"only_netns":             o.Namespace,
 		"retransmit_tells_error": tells,

@@ -22,6 +22,8 @@ const (
 	bpfNoticeNOTICE_ENDS      bpfNotice = 3
 	bpfNoticeNOTICE_WAITED    bpfNotice = 4
 	bpfNoticeNOTICE_SIGNALLED bpfNotice = 5
+	bpfNoticeNOTICE_IO        bpfNotice = 6
+	bpfNoticeNOTICE_STALLED   bpfNotice = 7
 )
 
 type bpfTraceChunk struct {
@@ -29,37 +31,53 @@ type bpfTraceChunk struct {
 	First uint64
 	At    uint64
 	Count uint64
-	Data  [65600]uint8
+	Data  [65608]uint8
 }
 
 type bpfTraceCpu struct {
-	_            structs.HostLayout
-	Reserved     uint64
-	Published    uint64
-	Count        uint64
-	At           uint64
-	Nested       uint64
-	IrqSince     uint64
-	SoftirqSince uint64
-	Unused       [9]uint64
+	_             structs.HostLayout
+	Reserved      uint64
+	Published     uint64
+	Count         uint64
+	At            uint64
+	Nested        uint64
+	IrqSince      uint64
+	SoftirqSince  uint64
+	TimerSince    [2]uint64
+	TimerFunction [2]uint64
+	Unused        [5]uint64
+}
+
+type bpfTraceFunction struct {
+	_    structs.HostLayout
+	Name [48]int8
 }
 
 type bpfTraceKind uint32
 
 const (
-	bpfTraceKindTRACE_NONE         bpfTraceKind = 0
-	bpfTraceKindTRACE_CLOCK        bpfTraceKind = 1
-	bpfTraceKindTRACE_SWITCH       bpfTraceKind = 2
-	bpfTraceKindTRACE_WAKING       bpfTraceKind = 3
-	bpfTraceKindTRACE_MIGRATE      bpfTraceKind = 4
-	bpfTraceKindTRACE_IRQ          bpfTraceKind = 5
-	bpfTraceKindTRACE_SOFTIRQ      bpfTraceKind = 6
-	bpfTraceKindTRACE_SIGNAL       bpfTraceKind = 7
-	bpfTraceKindTRACE_OOM          bpfTraceKind = 8
-	bpfTraceKindTRACE_FAULT        bpfTraceKind = 9
-	bpfTraceKindTRACE_SYSCALL      bpfTraceKind = 10
-	bpfTraceKindTRACE_SYSCALL_ENDS bpfTraceKind = 11
-	bpfTraceKindTRACE_KINDS        bpfTraceKind = 12
+	bpfTraceKindTRACE_NONE           bpfTraceKind = 0
+	bpfTraceKindTRACE_CLOCK          bpfTraceKind = 1
+	bpfTraceKindTRACE_SWITCH         bpfTraceKind = 2
+	bpfTraceKindTRACE_WAKING         bpfTraceKind = 3
+	bpfTraceKindTRACE_MIGRATE        bpfTraceKind = 4
+	bpfTraceKindTRACE_IRQ            bpfTraceKind = 5
+	bpfTraceKindTRACE_SOFTIRQ        bpfTraceKind = 6
+	bpfTraceKindTRACE_SIGNAL         bpfTraceKind = 7
+	bpfTraceKindTRACE_OOM            bpfTraceKind = 8
+	bpfTraceKindTRACE_FAULT          bpfTraceKind = 9
+	bpfTraceKindTRACE_SYSCALL        bpfTraceKind = 10
+	bpfTraceKindTRACE_SYSCALL_ENDS   bpfTraceKind = 11
+	bpfTraceKindTRACE_TIMER          bpfTraceKind = 12
+	bpfTraceKindTRACE_IO_QUEUE       bpfTraceKind = 13
+	bpfTraceKindTRACE_IO_ISSUE       bpfTraceKind = 14
+	bpfTraceKindTRACE_IO_MERGE       bpfTraceKind = 15
+	bpfTraceKindTRACE_IO_COMPLETE    bpfTraceKind = 16
+	bpfTraceKindTRACE_IO_THROTTLE    bpfTraceKind = 17
+	bpfTraceKindTRACE_TCP_STATE      bpfTraceKind = 18
+	bpfTraceKindTRACE_TCP_RETRANSMIT bpfTraceKind = 19
+	bpfTraceKindTRACE_TCP_STALL      bpfTraceKind = 20
+	bpfTraceKindTRACE_KINDS          bpfTraceKind = 21
 )
 
 type bpfTraceNotice struct {
@@ -81,7 +99,7 @@ type bpfTraceRecord struct {
 	A     uint16
 	B     uint32
 	C     uint32
-	More  [6]uint64
+	More  [7]uint64
 }
 
 // Names of all BPF objects in the ELF.
@@ -89,12 +107,16 @@ type bpfTraceRecord struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	bpfMapLosses              = "losses"
+	bpfMapTraceArmed          = "trace_armed"
 	bpfMapTraceChunks         = "trace_chunks"
 	bpfMapTraceCpus           = "trace_cpus"
+	bpfMapTraceFunctions      = "trace_functions"
 	bpfMapTraceNotices        = "trace_notices"
 	bpfProgTraceExecutes      = "trace_executes"
 	bpfProgTraceFaultKernel   = "trace_fault_kernel"
 	bpfProgTraceFaultUser     = "trace_fault_user"
+	bpfProgTraceHrtimer       = "trace_hrtimer"
+	bpfProgTraceHrtimerBegins = "trace_hrtimer_begins"
 	bpfProgTraceIrq           = "trace_irq"
 	bpfProgTraceIrqBegins     = "trace_irq_begins"
 	bpfProgTraceMigrate       = "trace_migrate"
@@ -108,9 +130,10 @@ const (
 	bpfProgTraceSyscallEnds   = "trace_syscall_ends"
 	bpfProgTraceThreadBegins  = "trace_thread_begins"
 	bpfProgTraceThreadEnds    = "trace_thread_ends"
+	bpfProgTraceTimer         = "trace_timer"
+	bpfProgTraceTimerBegins   = "trace_timer_begins"
 	bpfProgTraceWakeupNew     = "trace_wakeup_new"
 	bpfProgTraceWaking        = "trace_waking"
-	bpfVarArmed               = "armed"
 	bpfVarKeepIrqs            = "keep_irqs"
 	bpfVarKeepSoftirqs        = "keep_softirqs"
 	bpfVarLossType            = "loss_type"
@@ -120,7 +143,9 @@ const (
 	bpfVarRqfIoStat           = "rqf_io_stat"
 	bpfVarSignalTrigger       = "signal_trigger"
 	bpfVarTraceChunkMask      = "trace_chunk_mask"
+	bpfVarTraceFunctionType   = "trace_function_type"
 	bpfVarTraceKindType       = "trace_kind_type"
+	bpfVarTraceKinds          = "trace_kinds"
 	bpfVarTraceNoticeType     = "trace_notice_type"
 	bpfVarTraceRecordType     = "trace_record_type"
 	bpfVarWaitTrigger         = "wait_trigger"
@@ -171,6 +196,8 @@ type bpfProgramSpecs struct {
 	TraceExecutes      *ebpf.ProgramSpec `ebpf:"trace_executes"`
 	TraceFaultKernel   *ebpf.ProgramSpec `ebpf:"trace_fault_kernel"`
 	TraceFaultUser     *ebpf.ProgramSpec `ebpf:"trace_fault_user"`
+	TraceHrtimer       *ebpf.ProgramSpec `ebpf:"trace_hrtimer"`
+	TraceHrtimerBegins *ebpf.ProgramSpec `ebpf:"trace_hrtimer_begins"`
 	TraceIrq           *ebpf.ProgramSpec `ebpf:"trace_irq"`
 	TraceIrqBegins     *ebpf.ProgramSpec `ebpf:"trace_irq_begins"`
 	TraceMigrate       *ebpf.ProgramSpec `ebpf:"trace_migrate"`
@@ -184,6 +211,8 @@ type bpfProgramSpecs struct {
 	TraceSyscallEnds   *ebpf.ProgramSpec `ebpf:"trace_syscall_ends"`
 	TraceThreadBegins  *ebpf.ProgramSpec `ebpf:"trace_thread_begins"`
 	TraceThreadEnds    *ebpf.ProgramSpec `ebpf:"trace_thread_ends"`
+	TraceTimer         *ebpf.ProgramSpec `ebpf:"trace_timer"`
+	TraceTimerBegins   *ebpf.ProgramSpec `ebpf:"trace_timer_begins"`
 	TraceWakeupNew     *ebpf.ProgramSpec `ebpf:"trace_wakeup_new"`
 	TraceWaking        *ebpf.ProgramSpec `ebpf:"trace_waking"`
 }
@@ -192,30 +221,33 @@ type bpfProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfMapSpecs struct {
-	Losses       *ebpf.MapSpec `ebpf:"losses"`
-	TraceChunks  *ebpf.MapSpec `ebpf:"trace_chunks"`
-	TraceCpus    *ebpf.MapSpec `ebpf:"trace_cpus"`
-	TraceNotices *ebpf.MapSpec `ebpf:"trace_notices"`
+	Losses         *ebpf.MapSpec `ebpf:"losses"`
+	TraceArmed     *ebpf.MapSpec `ebpf:"trace_armed"`
+	TraceChunks    *ebpf.MapSpec `ebpf:"trace_chunks"`
+	TraceCpus      *ebpf.MapSpec `ebpf:"trace_cpus"`
+	TraceFunctions *ebpf.MapSpec `ebpf:"trace_functions"`
+	TraceNotices   *ebpf.MapSpec `ebpf:"trace_notices"`
 }
 
 // bpfVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
-	Armed           *ebpf.VariableSpec `ebpf:"armed"`
-	KeepIrqs        *ebpf.VariableSpec `ebpf:"keep_irqs"`
-	KeepSoftirqs    *ebpf.VariableSpec `ebpf:"keep_softirqs"`
-	LossType        *ebpf.VariableSpec `ebpf:"loss_type"`
-	NoticeType      *ebpf.VariableSpec `ebpf:"notice_type"`
-	OomTellsTask    *ebpf.VariableSpec `ebpf:"oom_tells_task"`
-	RqfFlushSeq     *ebpf.VariableSpec `ebpf:"rqf_flush_seq"`
-	RqfIoStat       *ebpf.VariableSpec `ebpf:"rqf_io_stat"`
-	SignalTrigger   *ebpf.VariableSpec `ebpf:"signal_trigger"`
-	TraceChunkMask  *ebpf.VariableSpec `ebpf:"trace_chunk_mask"`
-	TraceKindType   *ebpf.VariableSpec `ebpf:"trace_kind_type"`
-	TraceNoticeType *ebpf.VariableSpec `ebpf:"trace_notice_type"`
-	TraceRecordType *ebpf.VariableSpec `ebpf:"trace_record_type"`
-	WaitTrigger     *ebpf.VariableSpec `ebpf:"wait_trigger"`
+	KeepIrqs          *ebpf.VariableSpec `ebpf:"keep_irqs"`
+	KeepSoftirqs      *ebpf.VariableSpec `ebpf:"keep_softirqs"`
+	LossType          *ebpf.VariableSpec `ebpf:"loss_type"`
+	NoticeType        *ebpf.VariableSpec `ebpf:"notice_type"`
+	OomTellsTask      *ebpf.VariableSpec `ebpf:"oom_tells_task"`
+	RqfFlushSeq       *ebpf.VariableSpec `ebpf:"rqf_flush_seq"`
+	RqfIoStat         *ebpf.VariableSpec `ebpf:"rqf_io_stat"`
+	SignalTrigger     *ebpf.VariableSpec `ebpf:"signal_trigger"`
+	TraceChunkMask    *ebpf.VariableSpec `ebpf:"trace_chunk_mask"`
+	TraceFunctionType *ebpf.VariableSpec `ebpf:"trace_function_type"`
+	TraceKindType     *ebpf.VariableSpec `ebpf:"trace_kind_type"`
+	TraceKinds        *ebpf.VariableSpec `ebpf:"trace_kinds"`
+	TraceNoticeType   *ebpf.VariableSpec `ebpf:"trace_notice_type"`
+	TraceRecordType   *ebpf.VariableSpec `ebpf:"trace_record_type"`
+	WaitTrigger       *ebpf.VariableSpec `ebpf:"wait_trigger"`
 }
 
 // bpfObjects contains all objects after they have been loaded into the kernel.
@@ -238,17 +270,21 @@ func (o *bpfObjects) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfMaps struct {
-	Losses       *ebpf.Map `ebpf:"losses"`
-	TraceChunks  *ebpf.Map `ebpf:"trace_chunks"`
-	TraceCpus    *ebpf.Map `ebpf:"trace_cpus"`
-	TraceNotices *ebpf.Map `ebpf:"trace_notices"`
+	Losses         *ebpf.Map `ebpf:"losses"`
+	TraceArmed     *ebpf.Map `ebpf:"trace_armed"`
+	TraceChunks    *ebpf.Map `ebpf:"trace_chunks"`
+	TraceCpus      *ebpf.Map `ebpf:"trace_cpus"`
+	TraceFunctions *ebpf.Map `ebpf:"trace_functions"`
+	TraceNotices   *ebpf.Map `ebpf:"trace_notices"`
 }
 
 func (m *bpfMaps) Close() error {
 	return _BpfClose(
 		m.Losses,
+		m.TraceArmed,
 		m.TraceChunks,
 		m.TraceCpus,
+		m.TraceFunctions,
 		m.TraceNotices,
 	)
 }
@@ -257,20 +293,21 @@ func (m *bpfMaps) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
-	Armed           *ebpf.Variable `ebpf:"armed"`
-	KeepIrqs        *ebpf.Variable `ebpf:"keep_irqs"`
-	KeepSoftirqs    *ebpf.Variable `ebpf:"keep_softirqs"`
-	LossType        *ebpf.Variable `ebpf:"loss_type"`
-	NoticeType      *ebpf.Variable `ebpf:"notice_type"`
-	OomTellsTask    *ebpf.Variable `ebpf:"oom_tells_task"`
-	RqfFlushSeq     *ebpf.Variable `ebpf:"rqf_flush_seq"`
-	RqfIoStat       *ebpf.Variable `ebpf:"rqf_io_stat"`
-	SignalTrigger   *ebpf.Variable `ebpf:"signal_trigger"`
-	TraceChunkMask  *ebpf.Variable `ebpf:"trace_chunk_mask"`
-	TraceKindType   *ebpf.Variable `ebpf:"trace_kind_type"`
-	TraceNoticeType *ebpf.Variable `ebpf:"trace_notice_type"`
-	TraceRecordType *ebpf.Variable `ebpf:"trace_record_type"`
-	WaitTrigger     *ebpf.Variable `ebpf:"wait_trigger"`
+	KeepIrqs          *ebpf.Variable `ebpf:"keep_irqs"`
+	KeepSoftirqs      *ebpf.Variable `ebpf:"keep_softirqs"`
+	LossType          *ebpf.Variable `ebpf:"loss_type"`
+	NoticeType        *ebpf.Variable `ebpf:"notice_type"`
+	OomTellsTask      *ebpf.Variable `ebpf:"oom_tells_task"`
+	RqfFlushSeq       *ebpf.Variable `ebpf:"rqf_flush_seq"`
+	RqfIoStat         *ebpf.Variable `ebpf:"rqf_io_stat"`
+	SignalTrigger     *ebpf.Variable `ebpf:"signal_trigger"`
+	TraceChunkMask    *ebpf.Variable `ebpf:"trace_chunk_mask"`
+	TraceFunctionType *ebpf.Variable `ebpf:"trace_function_type"`
+	TraceKindType     *ebpf.Variable `ebpf:"trace_kind_type"`
+	TraceKinds        *ebpf.Variable `ebpf:"trace_kinds"`
+	TraceNoticeType   *ebpf.Variable `ebpf:"trace_notice_type"`
+	TraceRecordType   *ebpf.Variable `ebpf:"trace_record_type"`
+	WaitTrigger       *ebpf.Variable `ebpf:"wait_trigger"`
 }
 
 // bpfPrograms contains all programs after they have been loaded into the kernel.
@@ -280,6 +317,8 @@ type bpfPrograms struct {
 	TraceExecutes      *ebpf.Program `ebpf:"trace_executes"`
 	TraceFaultKernel   *ebpf.Program `ebpf:"trace_fault_kernel"`
 	TraceFaultUser     *ebpf.Program `ebpf:"trace_fault_user"`
+	TraceHrtimer       *ebpf.Program `ebpf:"trace_hrtimer"`
+	TraceHrtimerBegins *ebpf.Program `ebpf:"trace_hrtimer_begins"`
 	TraceIrq           *ebpf.Program `ebpf:"trace_irq"`
 	TraceIrqBegins     *ebpf.Program `ebpf:"trace_irq_begins"`
 	TraceMigrate       *ebpf.Program `ebpf:"trace_migrate"`
@@ -293,6 +332,8 @@ type bpfPrograms struct {
 	TraceSyscallEnds   *ebpf.Program `ebpf:"trace_syscall_ends"`
 	TraceThreadBegins  *ebpf.Program `ebpf:"trace_thread_begins"`
 	TraceThreadEnds    *ebpf.Program `ebpf:"trace_thread_ends"`
+	TraceTimer         *ebpf.Program `ebpf:"trace_timer"`
+	TraceTimerBegins   *ebpf.Program `ebpf:"trace_timer_begins"`
 	TraceWakeupNew     *ebpf.Program `ebpf:"trace_wakeup_new"`
 	TraceWaking        *ebpf.Program `ebpf:"trace_waking"`
 }
@@ -302,6 +343,8 @@ func (p *bpfPrograms) Close() error {
 		p.TraceExecutes,
 		p.TraceFaultKernel,
 		p.TraceFaultUser,
+		p.TraceHrtimer,
+		p.TraceHrtimerBegins,
 		p.TraceIrq,
 		p.TraceIrqBegins,
 		p.TraceMigrate,
@@ -315,6 +358,8 @@ func (p *bpfPrograms) Close() error {
 		p.TraceSyscallEnds,
 		p.TraceThreadBegins,
 		p.TraceThreadEnds,
+		p.TraceTimer,
+		p.TraceTimerBegins,
 		p.TraceWakeupNew,
 		p.TraceWaking,
 	)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -18,16 +19,20 @@ type moment struct {
 	positions  []uint64
 }
 
+func clock(id int32) (ns int64, err error) {
+	var now unix.Timespec
+	if err := unix.ClockGettime(id, &now); err != nil {
+		return 0, fmt.Errorf("reading the clock: %w", err)
+	}
+	return now.Nano(), nil
+}
+
 func (p *Probe) now() (m moment, err error) {
-	for _, c := range []struct {
-		id int32
-		ns *int64
-	}{{unix.CLOCK_BOOTTIME, &m.boot}, {unix.CLOCK_REALTIME, &m.real}} {
-		var now unix.Timespec
-		if err := unix.ClockGettime(c.id, &now); err != nil {
-			return m, fmt.Errorf("reading the clock: %w", err)
-		}
-		*c.ns = now.Nano()
+	if m.boot, err = clock(unix.CLOCK_BOOTTIME); err != nil {
+		return m, err
+	}
+	if m.real, err = clock(unix.CLOCK_REALTIME); err != nil {
+		return m, err
 	}
 	for cpu := range p.readers {
 		at := p.cpus.Get(uint32(cpu))
@@ -68,6 +73,7 @@ func (p *Probe) Read() (t snapshot.Trace, err error) {
 	inOrder(&t)
 	t.Threads, p.names.fresh = p.names.fresh, nil
 	p.names.forget(last.boot - keepNames)
+	p.owners.forget(last.boot - keepNames)
 	losses, err := p.losses()
 	if err != nil {
 		return t, err
@@ -118,6 +124,10 @@ func (p *Probe) takeNotices(t *snapshot.Trace) (triggered []Trigger, err error) 
 			triggered = append(triggered, Trigger{At: at, Thread: thread, Wait: time.Duration(n.Value)})
 		case bpfNoticeNOTICE_SIGNALLED:
 			triggered = append(triggered, Trigger{At: at, Thread: thread, Signal: int(n.Value)})
+		case bpfNoticeNOTICE_IO:
+			triggered = append(triggered, Trigger{At: at, Causer: p.Causer(n.Tid, at), Latency: time.Duration(n.Value)})
+		case bpfNoticeNOTICE_STALLED:
+			triggered = append(triggered, Trigger{At: at, Causer: p.Causer(n.Tid, at), Stall: time.Duration(n.Value)})
 		}
 	})
 	return triggered, err
@@ -177,17 +187,36 @@ func (p *Probe) add(t *snapshot.Trace, cpu int32, r record) {
 		t.Softirqs = append(t.Softirqs, snapshot.Softirq{Moment: m, Name: nameOf(snapshot.SoftirqNames, int(r.a)), Duration: int64(r.b), TID: c})
 	case bpfTraceKindTRACE_SIGNAL:
 		sender := p.thread(c, cpu, r.at)
-		t.Signals = append(t.Signals, snapshot.Signal{Moment: m, Thread: p.names.at(b, r.at), Number: int32(r.a), Code: int32(r.more),
-			Result: nameOf(snapshot.SignalResults, int(r.more>>32)), SenderTID: sender.TID, SenderPID: sender.PID, SenderComm: sender.Comm})
+		t.Signals = append(t.Signals, snapshot.Signal{Moment: m, Thread: p.names.at(b, r.at), Number: int32(r.a), Code: int32(r.more[0]),
+			Result: nameOf(snapshot.SignalResults, int(r.more[0]>>32)), SenderTID: sender.TID, SenderPID: sender.PID, SenderComm: sender.Comm})
 	case bpfTraceKindTRACE_OOM:
 		t.OOMKills = append(t.OOMKills, snapshot.OOMKill{Moment: m, Thread: p.names.at(b, r.at)})
 	case bpfTraceKindTRACE_FAULT:
-		t.Faults = append(t.Faults, snapshot.PageFault{Moment: m, Thread: p.thread(b, cpu, r.at), Address: r.more, User: r.a != 0})
+		t.Faults = append(t.Faults, snapshot.PageFault{Moment: m, Thread: p.thread(b, cpu, r.at), Address: r.more[0], User: r.a != 0})
 	case bpfTraceKindTRACE_SYSCALL:
 		t.Syscalls = append(t.Syscalls, snapshot.Syscall{Moment: m, Thread: p.thread(b, cpu, r.at), Number: int32(r.a)})
 	case bpfTraceKindTRACE_SYSCALL_ENDS:
-		t.Syscalls = append(t.Syscalls, snapshot.Syscall{Moment: m, Thread: p.thread(b, cpu, r.at), Number: -1, Ends: true, Result: int64(r.more)})
+		t.Syscalls = append(t.Syscalls, snapshot.Syscall{Moment: m, Thread: p.thread(b, cpu, r.at), Number: -1, Ends: true, Result: int64(r.more[0])})
+	case bpfTraceKindTRACE_TIMER:
+		t.Timers = append(t.Timers, snapshot.Timer{Moment: m, Function: p.function(r.more[0]), HighRes: r.a != 0, Duration: int64(r.b), TID: c})
+	default:
+		for _, s := range p.sources {
+			s.TraceEvent(t, Event{Moment: m, Kind: uint8(r.kind), A: r.a, B: r.b, C: r.c, More: r.more[:]})
+		}
 	}
+}
+
+// function is what the kernel calls one of its functions, "" where it did not say.
+func (p *Probe) function(address uint64) string {
+	name, known := p.functions[address]
+	if !known {
+		var f bpfTraceFunction
+		if err := p.objects.Maps[bpfMapTraceFunctions].Lookup(address, &f); err == nil {
+			name = unix.ByteSliceToString(unsafe.Slice((*byte)(unsafe.Pointer(&f.Name)), len(f.Name)))
+		}
+		p.functions[address] = name
+	}
+	return name
 }
 
 // thread is who was on a CPU: 0 is the idle task of that one.
@@ -212,6 +241,15 @@ func inOrder(t *snapshot.Trace) {
 	sortByTime(t.OOMKills, func(e *snapshot.OOMKill) int64 { return e.At })
 	sortByTime(t.Faults, func(e *snapshot.PageFault) int64 { return e.At })
 	sortByTime(t.Syscalls, func(e *snapshot.Syscall) int64 { return e.At })
+	sortByTime(t.Timers, func(e *snapshot.Timer) int64 { return e.At })
+	sortByTime(t.IOQueued, func(e *snapshot.IOQueue) int64 { return e.At })
+	sortByTime(t.IOIssued, func(e *snapshot.IOIssue) int64 { return e.At })
+	sortByTime(t.IOMerged, func(e *snapshot.IOMerge) int64 { return e.At })
+	sortByTime(t.IOCompleted, func(e *snapshot.IOComplete) int64 { return e.At })
+	sortByTime(t.IOThrottled, func(e *snapshot.IOThrottle) int64 { return e.At })
+	sortByTime(t.TCPStates, func(e *snapshot.TCPStateChange) int64 { return e.At })
+	sortByTime(t.TCPRetransmissions, func(e *snapshot.TCPRetransmit) int64 { return e.At })
+	sortByTime(t.TCPStalls, func(e *snapshot.TCPStallEnd) int64 { return e.At })
 }
 
 func sortByTime[E any](events []E, at func(*E) int64) {

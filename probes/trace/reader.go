@@ -32,7 +32,7 @@ type record struct {
 	kind bpfTraceKind
 	a    uint16
 	b, c uint32
-	more uint64
+	more [len(bpfTraceRecord{}.More)]uint64
 }
 
 func (r *reader) chunk(position uint64) uint32 {
@@ -85,8 +85,8 @@ func (r *reader) parse(text []byte) (one record, bytes uint64, ok bool) {
 	if kind == bpfTraceKindTRACE_CLOCK {
 		one.at = int64(uint64(one.c)<<32 | uint64(one.b))
 	}
-	if bytes > 2*wordBytes {
-		one.more = le.Uint64(text[16:])
+	for i := range bytes/wordBytes - 2 {
+		one.more[i] = le.Uint64(text[(2+i)*wordBytes:])
 	}
 	return one, bytes, true
 }

@@ -8,28 +8,36 @@ import (
 	"culprit/probes/snapshot"
 )
 
-// Trigger is what a flight recorder waits for: a wait for a CPU, or a signal.
+// Trigger is what a flight recorder waits for. One of its last four fields is not 0.
 type Trigger struct {
-	At int64 // ns, CLOCK_BOOTTIME
-	snapshot.Thread
-	Wait   time.Duration // 0: none
-	Signal int           // 0: none
+	At              int64           // ns, CLOCK_BOOTTIME
+	snapshot.Thread                 // who waited, or was sent a signal
+	Causer          snapshot.Causer // of I/O, or of a connection
+
+	Wait    time.Duration
+	Latency time.Duration
+	Stall   time.Duration
+	Signal  int
 }
 
 func (t Trigger) String() string {
-	if t.Signal != 0 {
+	cause := t.Causer.App
+	if t.Causer.PID != 0 {
+		cause = fmt.Sprintf("%s (%d)", t.Causer.Comm, t.Causer.PID)
+	}
+	switch {
+	case t.Latency != 0:
+		return fmt.Sprintf("a request of %s took %v", cause, t.Latency.Round(time.Microsecond))
+	case t.Stall != 0:
+		return fmt.Sprintf("a connection of %s stalled for %v", cause, t.Stall.Round(time.Microsecond))
+	case t.Signal != 0:
 		return fmt.Sprintf("signal %d for %s (%d)", t.Signal, t.Comm, t.TID)
 	}
 	return fmt.Sprintf("%s (%d) waited %v for CPU", t.Comm, t.TID, t.Wait.Round(time.Microsecond))
 }
 
 // Arm makes the next trigger be told of: one, until it is called again.
-func (p *Probe) Arm() error {
-	if err := p.objects.Variables["armed"].Set(uint32(1)); err != nil {
-		return fmt.Errorf("arming the triggers: %w", err)
-	}
-	return nil
-}
+func (p *Probe) Arm() { p.armed.Set(0, 1) }
 
 // Poll keeps a flight recorder in order, and returns what has triggered since. It is to be called some times a second.
 func (p *Probe) Poll() ([]Trigger, error) {
@@ -51,6 +59,7 @@ func (p *Probe) Poll() ([]Trigger, error) {
 		horizon = now.boot
 	}
 	p.names.forget(horizon - keepNames)
+	p.owners.forget(horizon)
 	return triggered, nil
 }
 

@@ -36,6 +36,19 @@ var programs = map[string][]string{
 	"oom.kill":      {bpfProgTraceOom},
 	"page.fault":    {bpfProgTraceFaultUser, bpfProgTraceFaultKernel},
 	"syscall":       {bpfProgTraceSyscall, bpfProgTraceSyscallEnds},
+	"timer":         {bpfProgTraceTimerBegins, bpfProgTraceTimer, bpfProgTraceHrtimerBegins, bpfProgTraceHrtimer},
+}
+
+// elsewhere are the kinds that other probes' programs tell of (Share).
+var elsewhere = map[string]bpfTraceKind{
+	"io.queue":       bpfTraceKindTRACE_IO_QUEUE,
+	"io.issue":       bpfTraceKindTRACE_IO_ISSUE,
+	"io.merge":       bpfTraceKindTRACE_IO_MERGE,
+	"io.complete":    bpfTraceKindTRACE_IO_COMPLETE,
+	"io.throttle":    bpfTraceKindTRACE_IO_THROTTLE,
+	"tcp.state":      bpfTraceKindTRACE_TCP_STATE,
+	"tcp.retransmit": bpfTraceKindTRACE_TCP_RETRANSMIT,
+	"tcp.stall":      bpfTraceKindTRACE_TCP_STALL,
 }
 
 var always = []string{
@@ -44,11 +57,13 @@ var always = []string{
 }
 
 // onRequest are the kinds of which there are so many that they are traced only where they are named.
-var onRequest = []string{"page.fault", "syscall"}
+var onRequest = []string{"page.fault", "syscall", "timer"}
 
 // Kinds are the names of all kinds of events, and which of them are traced where none are named.
 func Kinds() (all []string, usual []string) {
 	all = slices.Sorted(maps.Keys(programs))
+	all = slices.AppendSeq(all, maps.Keys(elsewhere))
+	slices.Sort(all)
 	usual = slices.DeleteFunc(slices.Clone(all), func(kind string) bool { return slices.Contains(onRequest, kind) })
 	return all, usual
 }
@@ -61,6 +76,8 @@ type Options struct {
 
 	// Triggers, of a flight recorder (Poll).
 	Wait    time.Duration // a wait for a CPU that is longer; 0: none
+	Latency time.Duration // a request to a disk that takes longer
+	Stall   time.Duration // a pause of a connection that is longer
 	Signals []int         // one of these is sent
 }
 
@@ -78,21 +95,25 @@ type Probe struct {
 	links   hook.Links
 	missed  hook.Missed
 
-	cpus    *bpfmap.Array[bpfTraceCpu]
-	chunks  *bpfmap.Array[bpfTraceChunk]
-	notices *bpfmap.Ring[bpfTraceNotice]
-	readers []reader
-	names   names
-	last    moment            // that the next Read will read up to,
-	read    int64             // and when that was of the last one
-	before  map[string]uint64 // losses before it began
-	over    uint64            // events that were overwritten
-	unseen  uint64            // switches that reached no program, at least
-	counted Audit
-	begin   uint64         // the kernel's count of switches
-	kept    snapshot.Trace // of a flight recorder: what is not in the rings,
-	horizon int64          // and since when all CPUs' events are there
-	ended   bool
+	cpus      *bpfmap.Array[bpfTraceCpu]
+	chunks    *bpfmap.Array[bpfTraceChunk]
+	notices   *bpfmap.Ring[bpfTraceNotice]
+	readers   []reader
+	armed     *bpfmap.Array[uint32]
+	sources   []Source
+	names     names
+	owners    released
+	functions map[uint64]string // by address
+	last      moment            // that the next Read will read up to,
+	read      int64             // and when that was of the last one
+	before    map[string]uint64 // losses before it began
+	over      uint64            // events that were overwritten
+	unseen    uint64            // switches that reached no program, at least
+	counted   Audit
+	begin     uint64         // the kernel's count of switches
+	kept      snapshot.Trace // of a flight recorder: what is not in the rings,
+	horizon   int64          // and since when all CPUs' events are there
+	ended     bool
 }
 
 // Audit holds the switches of a trace, where it has them, against the kernel's count.
@@ -120,7 +141,7 @@ func Load(table *owner.Table, o Options) (*Probe, error) {
 	if o.Kinds == nil {
 		o.Kinds = usual
 	}
-	p := &Probe{options: o, wanted: map[string]bool{}, table: table, names: names{of: map[int32][]naming{}}}
+	p := &Probe{options: o, wanted: map[string]bool{}, table: table, names: names{of: map[int32][]naming{}}, owners: released{}, functions: map[uint64]string{}}
 	for _, kind := range o.Kinds {
 		if !slices.Contains(all, kind) {
 			return nil, fmt.Errorf("there are no %q events, but %s", kind, strings.Join(all, ", "))
@@ -134,6 +155,12 @@ func Load(table *owner.Table, o Options) (*Probe, error) {
 	if len(o.Signals) > 0 {
 		p.wanted["signal"] = true
 	}
+	if o.Latency > 0 {
+		p.wanted["io.complete"] = true
+	}
+	if o.Stall > 0 {
+		p.wanted["tcp.stall"] = true
+	}
 	kernel, err := hook.Types()
 	if err != nil {
 		return nil, err
@@ -145,7 +172,7 @@ func Load(table *owner.Table, o Options) (*Probe, error) {
 	if err := p.configure(spec, kernel); err != nil {
 		return nil, err
 	}
-	if p.objects, err = table.LoadObject(spec); err != nil {
+	if p.objects, err = table.LoadObject(spec, nil); err != nil {
 		return nil, fmt.Errorf("loading the trace probe: %w", err)
 	}
 	if err := p.attach(spec); err != nil {
@@ -172,12 +199,15 @@ func (p *Probe) configure(spec *ebpf.CollectionSpec, kernel *btf.Spec) error {
 	for cpu := range p.readers {
 		p.readers[cpu] = reader{cpu: uint32(cpu), idle: fmt.Sprint("swapper/", cpu), chunks: chunks, runs: -1}
 	}
+	if !p.wanted["timer"] {
+		spec.Maps[bpfMapTraceFunctions].MaxEntries = 1
+	}
 	var signals uint64
 	for _, number := range p.options.Signals {
 		signals |= 1 << (number - 1)
 	}
 	return hook.SetVariables(spec, map[string]any{
-		"trace_chunk_mask": uint32(chunks - 1),
+		"trace_chunk_mask": p.chunkMask(),
 		"keep_irqs":        p.wanted["irq"],
 		"keep_softirqs":    p.wanted["softirq"],
 		"oom_tells_task":   oomTellsTask(kernel),
@@ -186,12 +216,17 @@ func (p *Probe) configure(spec *ebpf.CollectionSpec, kernel *btf.Spec) error {
 	})
 }
 
+func (p *Probe) chunkMask() uint32 { return uint32(p.readers[0].chunks - 1) }
+
 func (p *Probe) attach(spec *ebpf.CollectionSpec) (err error) {
 	maps := p.objects.Maps
 	if p.cpus, err = bpfmap.NewArray[bpfTraceCpu](maps[bpfMapTraceCpus]); err != nil {
 		return err
 	}
 	if p.chunks, err = bpfmap.NewArray[bpfTraceChunk](maps[bpfMapTraceChunks]); err != nil {
+		return err
+	}
+	if p.armed, err = bpfmap.NewArray[uint32](maps[bpfMapTraceArmed]); err != nil {
 		return err
 	}
 	if p.notices, err = bpfmap.NewRing[bpfTraceNotice](maps[bpfMapTraceNotices]); err != nil {
@@ -215,6 +250,7 @@ func (p *Probe) attach(spec *ebpf.CollectionSpec) (err error) {
 		return err
 	}
 	p.counted.Skew = p.begin - before
+	p.table.Add(p)
 	return p.names.list(p.options.Proc)
 }
 
@@ -249,6 +285,7 @@ func switches(proc string) (n uint64, err error) {
 
 // Close detaches the probe and frees what it keeps in the kernel.
 func (p *Probe) Close() error {
+	p.table.Remove(p)
 	err := errors.Join(p.links.Close(), p.notices.Close())
 	p.objects.Close()
 	return err

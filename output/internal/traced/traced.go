@@ -52,6 +52,15 @@ var Kinds = []Kind{
 	kind("oom.kill", "the kernel kills a process for want of memory", func(t *snapshot.Trace) *[]snapshot.OOMKill { return &t.OOMKills }),
 	kind("page.fault", "memory is used which is not there yet", func(t *snapshot.Trace) *[]snapshot.PageFault { return &t.Faults }),
 	kind("syscall", "a system call begins, or ends", func(t *snapshot.Trace) *[]snapshot.Syscall { return &t.Syscalls }),
+	kind("timer", "a timer of the kernel's has run out, and what it does then ends", func(t *snapshot.Trace) *[]snapshot.Timer { return &t.Timers }),
+	kind("io.queue", "a request begins, and waits for its disk", func(t *snapshot.Trace) *[]snapshot.IOQueue { return &t.IOQueued }),
+	kind("io.issue", "a disk is given a request", func(t *snapshot.Trace) *[]snapshot.IOIssue { return &t.IOIssued }),
+	kind("io.merge", "a request becomes part of another one", func(t *snapshot.Trace) *[]snapshot.IOMerge { return &t.IOMerged }),
+	kind("io.complete", "a request ends", func(t *snapshot.Trace) *[]snapshot.IOComplete { return &t.IOCompleted }),
+	kind("io.throttle", "a thread has to pause, because too much is to be written back", func(t *snapshot.Trace) *[]snapshot.IOThrottle { return &t.IOThrottled }),
+	kind("tcp.state", "a connection goes from one state to another", func(t *snapshot.Trace) *[]snapshot.TCPStateChange { return &t.TCPStates }),
+	kind("tcp.retransmit", "a segment is sent again", func(t *snapshot.Trace) *[]snapshot.TCPRetransmit { return &t.TCPRetransmissions }),
+	kind("tcp.stall", "a connection goes on after a pause", func(t *snapshot.Trace) *[]snapshot.TCPStallEnd { return &t.TCPStalls }),
 }
 
 // Threads are the names of threads, which are no events.

@@ -1,0 +1,112 @@
+package trace
+
+import (
+	"os"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"culprit/probes/hook"
+	"culprit/probes/snapshot"
+)
+
+// Event is one as another probe's program wrote it (struct trace_record, bpf/lib/trace.bpf.h).
+type Event struct {
+	snapshot.Moment
+	Kind uint8 // enum trace_kind
+	A    uint16
+	B, C uint32
+	More []uint64
+}
+
+// Source is a probe whose programs write events, too.
+type Source interface {
+	// TraceEvent adds the event to the trace, if it is one of the probe's.
+	TraceEvent(*snapshot.Trace, Event)
+}
+
+// Follow makes a source's events be read.
+func (p *Probe) Follow(s Source) { p.sources = append(p.sources, s) }
+
+// Share makes the programs of another probe's object write those of their events that are wanted to this probe's rings, by the maps
+// that it returns. Of nil, which has none, they write nothing.
+func (p *Probe) Share(spec *ebpf.CollectionSpec) (map[string]*ebpf.Map, error) {
+	if p == nil {
+		hook.Resize(spec, map[string]uint32{bpfMapTraceChunks: 1, bpfMapTraceNotices: uint32(os.Getpagesize())})
+		return nil, nil
+	}
+	var kinds uint64
+	for name, kind := range elsewhere {
+		if p.wanted[name] {
+			kinds |= 1 << kind
+		}
+	}
+	shared := map[string]*ebpf.Map{}
+	for _, name := range []string{bpfMapTraceArmed, bpfMapTraceChunks, bpfMapTraceCpus, bpfMapTraceNotices} {
+		shared[name] = p.objects.Maps[name]
+		spec.Maps[name].MaxEntries = shared[name].MaxEntries()
+	}
+	return shared, hook.SetVariables(spec, map[string]any{"trace_kinds": kinds, "trace_chunk_mask": p.chunkMask()})
+}
+
+// Wants is whether events of a kind are to be traced.
+func (p *Probe) Wants(kind string) bool { return p != nil && p.wanted[kind] }
+
+// Thread is what a thread was called at a moment; 0 is the idle task of the CPU.
+func (p *Probe) Thread(tid int32, m snapshot.Moment) snapshot.Thread {
+	return p.thread(tid, m.CPU, m.At)
+}
+
+// Causer is who an owner was at a time.
+func (p *Probe) Causer(owner uint32, at int64) snapshot.Causer {
+	process, ok := p.owners.at(owner, at)
+	if !ok {
+		process = p.table.Process(owner)
+	}
+	return snapshot.Causer{PID: int32(process.PID), Comm: process.Comm, App: process.App}
+}
+
+// released are the owners that are no more, whose numbers can be others' by now: a flight recorder's events are read long after.
+type released map[uint32][]tenure
+
+type tenure struct {
+	until   int64 // ns, CLOCK_BOOTTIME
+	process snapshot.Process
+}
+
+func (r released) at(owner uint32, time int64) (snapshot.Process, bool) {
+	for _, t := range r[owner] {
+		if time <= t.until {
+			return t.process, true
+		}
+	}
+	return snapshot.Process{}, false
+}
+
+// forget leaves what is needed for events from a time on.
+func (r released) forget(until int64) {
+	for owner, tenures := range r {
+		i := 0
+		for i < len(tenures) && tenures[i].until < until {
+			i++
+		}
+		if r[owner] = tenures[i:]; i == len(tenures) {
+			delete(r, owner)
+		}
+	}
+}
+
+// Sweep has nothing to mark: what an event refers to may go, since Release remembers it.
+func (p *Probe) Sweep(uint32) error { return nil }
+
+// Release remembers who owners were.
+func (p *Probe) Release(owners []uint32) (keep []uint32) {
+	now, err := clock(unix.CLOCK_BOOTTIME)
+	if err != nil {
+		return owners
+	}
+	for _, owner := range owners {
+		p.owners[owner] = append(p.owners[owner], tenure{now, p.table.Process(owner)})
+	}
+	return nil
+}
