@@ -467,6 +467,7 @@ static __noinline int complete(struct request *rq, struct request_slot *slot, __
 		row = submitter_row(c);
 		count_operation(row, IO_FLUSH, 0, 0);
 		s->r.via = VIA_FLUSH;
+		s->r.number = 0;
 		note_request(&s->r, row, IO_FLUSH, rq->start_time_ns, rq->io_start_time_ns);
 		goto out;
 	}

@@ -157,7 +157,7 @@ func (f *traceFlags) record(stderr io.Writer) (err error) {
 			}
 			f.probe.Arm()
 		case <-collect.C:
-			if err := f.collect(owners); err != nil {
+			if err := f.collect(owners, true); err != nil {
 				return err
 			}
 		}

@@ -44,8 +44,10 @@ type traceFlags struct {
 	loss     []snapshot.Loss
 }
 
-// requestAudit holds the completions of requests that were traced against those that the kernel counts.
-type requestAudit struct{ traced, kernel int64 }
+// requestAudit holds the completions of requests that were traced against those that the io probe counts, and these against the kernel's.
+type requestAudit struct{ traced, ours, unseen int64 }
+
+func (a requestAudit) kernel() int64 { return a.ours + a.unseen }
 
 const (
 	defaultBuffer = "64MiB"
@@ -192,6 +194,7 @@ func (f *traceFlags) attachIO(owners *owner.Table, _ *table.Table) (*part, error
 		return nil, err
 	}
 	f.io = probe
+	f.requests.ours = int64(probe.Before())
 	return &part{close: probe.Close, memory: probe.Memory}, nil
 }
 
@@ -220,8 +223,8 @@ func (f *traceFlags) probes() []attach {
 	return probes
 }
 
-// collect keeps what other probes count in order, about once a second.
-func (f *traceFlags) collect(owners *owner.Table) error {
+// collect keeps what other probes count in order, about once a second while they are attached, and once at the end.
+func (f *traceFlags) collect(owners *owner.Table, attached bool) error {
 	if err := owners.Collect(); err != nil {
 		return err
 	}
@@ -238,7 +241,10 @@ func (f *traceFlags) collect(owners *owner.Table) error {
 		return err
 	}
 	for _, d := range s.Devices {
-		f.requests.kernel += int64(d.Kernel.Reads + d.Kernel.Writes + d.Kernel.Discards + d.Kernel.Flushes)
+		f.requests.ours += operations(d.Ours)
+		if attached {
+			f.requests.unseen += operations(d.Kernel) - operations(d.Ours)
+		}
 	}
 	return nil
 }
@@ -280,10 +286,13 @@ func (f *traceFlags) run(stdout, stderr io.Writer) (err error) {
 	begin := time.Now()
 	err = f.follow(ctx, owners, terminal(stderr), begin)
 	if err == nil {
-		err = f.collect(owners)
+		err = f.collect(owners, true)
 	}
 	if err == nil {
 		err = f.probe.End()
+	}
+	if err == nil {
+		err = f.collect(owners, false)
 	}
 	if err == nil {
 		err = f.read()
@@ -296,7 +305,7 @@ func (f *traceFlags) run(stdout, stderr io.Writer) (err error) {
 	}
 	if a := f.requests; err == nil && f.auditsRequests() {
 		fmt.Fprintf(stderr, "audit: %s requests to disks completed by the kernel's count, %s traced, residual %d\n",
-			humanize.Comma(a.kernel), humanize.Comma(a.traced), a.kernel-a.traced)
+			humanize.Comma(a.kernel()), humanize.Comma(a.traced), a.kernel()-a.traced)
 	}
 	return err
 }
@@ -323,7 +332,7 @@ func (f *traceFlags) follow(ctx context.Context, owners *owner.Table, status *os
 				return err
 			}
 		case <-collect.C:
-			if err := f.collect(owners); err != nil {
+			if err := f.collect(owners, true); err != nil {
 				clearStatus(status)
 				return err
 			}
@@ -333,6 +342,8 @@ func (f *traceFlags) follow(ctx context.Context, owners *owner.Table, status *os
 		}
 	}
 }
+
+func operations(c snapshot.IOCounts) int64 { return int64(c.Reads + c.Writes + c.Discards + c.Flushes) }
 
 // auditsRequests is whether all completions of requests are traced.
 func (f *traceFlags) auditsRequests() bool {

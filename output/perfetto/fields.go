@@ -12,6 +12,8 @@ const (
 	packetTimestamp   protowire.Number = 8
 	packetSequence    protowire.Number = 10
 	packetTrackEvent  protowire.Number = 11
+	packetInterned    protowire.Number = 12
+	packetFlags       protowire.Number = 13
 	packetSystemInfo  protowire.Number = 45
 	packetDescription protowire.Number = 60
 
@@ -33,12 +35,38 @@ const (
 	threadName protowire.Number = 2
 	threadPID  protowire.Number = 3
 
-	trackUUID protowire.Number = 1 // TrackDescriptor: trace/track_event/track_descriptor.proto
-	trackName protowire.Number = 2
+	trackUUID    protowire.Number = 1 // TrackDescriptor: trace/track_event/track_descriptor.proto
+	trackName    protowire.Number = 2
+	trackThread  protowire.Number = 4
+	trackParent  protowire.Number = 5
+	trackCounter protowire.Number = 8
 
-	instantType  protowire.Number = 9 // TrackEvent: trace/track_event/track_event.proto
-	instantTrack protowire.Number = 11
-	instantName  protowire.Number = 23
+	descriptorPID protowire.Number = 1 // ThreadDescriptor: trace/track_event/thread_descriptor.proto
+	descriptorTID protowire.Number = 2
+
+	counterUnit protowire.Number = 3 // CounterDescriptor: trace/track_event/counter_descriptor.proto
+
+	markCategory   protowire.Number = 3 // TrackEvent: trace/track_event/track_event.proto
+	markAnnotation protowire.Number = 4
+	markType       protowire.Number = 9
+	markNameNumber protowire.Number = 10
+	markTrack      protowire.Number = 11
+	markName       protowire.Number = 23
+	markValue      protowire.Number = 30
+	markFlow       protowire.Number = 47
+	markFlowEnd    protowire.Number = 48
+
+	annotationNameNumber protowire.Number = 1 // DebugAnnotation: trace/track_event/debug_annotation.proto
+	annotationInt        protowire.Number = 4
+	annotationTextNumber protowire.Number = 17
+
+	internedCategory protowire.Number = 1 // InternedData: trace/interned_data/interned_data.proto
+	internedName     protowire.Number = 2
+	internedArg      protowire.Number = 3
+	internedText     protowire.Number = 29
+
+	internedNumber protowire.Number = 1 // EventCategory, EventName, DebugAnnotationName, InternedString
+	internedString protowire.Number = 2
 
 	bundleCPU   protowire.Number = 1 // FtraceEventBundle: trace/ftrace/ftrace_event_bundle.proto
 	bundleEvent protowire.Number = 2

@@ -23,6 +23,8 @@ type cpu struct {
 
 	tid   int32 // that the last switch brought
 	since int64
+
+	timers lanes
 }
 
 // unknown is nobody's thread ID.

@@ -12,6 +12,10 @@ func (m *message) varint(field protowire.Number, v uint64) {
 // int is an int32 or int64: negative ones are ten bytes long in protobuf.
 func (m *message) int(field protowire.Number, v int64) { m.varint(field, uint64(v)) }
 
+func (m *message) fixed64(field protowire.Number, v uint64) {
+	*m = protowire.AppendFixed64(protowire.AppendTag(*m, field, protowire.Fixed64Type), v)
+}
+
 func (m *message) string(field protowire.Number, v string) {
 	*m = protowire.AppendString(protowire.AppendTag(*m, field, protowire.BytesType), v)
 }

@@ -1,10 +1,15 @@
 // Package perfetto writes traces in the format of Perfetto, which its user interface and its trace processor read: one
 // packet after the other, so that a file that ends anywhere is good up to there.
+//
+// A request to a disk is there once, from its beginning to its end, with how long it waited and how long the disk took.
+// That a disk is given a request (io.issue) is no event of its own, as it is in other formats; io.queue is in counters of
+// what is in flight.
 package perfetto
 
 import (
 	"fmt"
 	"io"
+	"math"
 
 	"google.golang.org/protobuf/encoding/protowire"
 
@@ -25,14 +30,39 @@ type Writer struct {
 	calls map[int32]int32   // system call that a thread is in
 	begun map[int32]int64   // of the Write at work: when a thread began
 	lost  map[string]uint64 // counters of losses at the last Write
+
+	process map[int32]int32 // of threads that have a name and did not end
+
+	tracks       uint64            // how many there are
+	tops         map[string]uint64 // that are below none, by name
+	threadTracks map[threadID]uint64
+	disks        map[string]*disk        // by name
+	apps         map[string]*connections // by application
+	flows        uint64                  // how many there are
+
+	requests map[request]int64 // in flight, with their bytes
+	changes  []delta           // that wait to be counted
+
+	numbers map[interned]uint64 // of texts in the Write at work
+	texts   message             // of them, those that no packet explains yet
+	flags   uint64              // of the packet at work
 }
 
-// sequence is what all packets are of: one writer's, in the order that they have.
-const sequence = 1
+// Sequences are what packets are of: one writer's, in the order that they have. Readers take the thread that the last
+// description of a thread's track is of for the writer, and give it to all events of the sequence that are of no thread.
+const (
+	sequence        = 1
+	threadsSequence = 2
+)
 
 // New begins a trace.
 func New(to io.Writer, head Head) (*Writer, error) {
-	w := &Writer{to: to, calls: map[int32]int32{}, begun: map[int32]int64{}, lost: map[string]uint64{}}
+	w := &Writer{
+		to: to, calls: map[int32]int32{}, begun: map[int32]int64{}, lost: map[string]uint64{},
+		process: map[int32]int32{}, tops: map[string]uint64{}, threadTracks: map[threadID]uint64{},
+		disks: map[string]*disk{}, apps: map[string]*connections{},
+		requests: map[request]int64{}, numbers: map[interned]uint64{},
+	}
 	w.packet(0, packetSystemInfo, func(m *message) {
 		uts := m.begin(systemUtsname)
 		m.string(utsSysname, "Linux")
@@ -45,6 +75,7 @@ func New(to io.Writer, head Head) (*Writer, error) {
 
 // Write appends what t has.
 func (w *Writer) Write(t snapshot.Trace) error {
+	clear(w.numbers)
 	w.clocks(t)
 	w.threads(t)
 	w.sched(t)
@@ -52,12 +83,19 @@ func (w *Writer) Write(t snapshot.Trace) error {
 	w.processes(t)
 	w.memory(t)
 	w.syscalls(t)
+	w.timers(t)
+	w.io(t)
+	w.tcp(t)
+	w.ended(t)
 	w.bundles(w.losses(t))
 	return w.flush()
 }
 
-// Close ends the trace. It has no end of its own, and nothing is held back between calls of Write.
-func (w *Writer) Close() error { return nil }
+// Close ends the trace: with the last values of counters, all else is there already.
+func (w *Writer) Close() error {
+	w.count(math.MaxInt64)
+	return w.flush()
+}
 
 func (w *Writer) flush() error {
 	_, err := w.to.Write(w.out)
@@ -70,14 +108,20 @@ func (w *Writer) flush() error {
 
 // packet appends a packet that has one message, which body fills; at 0, it has no time.
 func (w *Writer) packet(at int64, field protowire.Number, body func(*message)) {
+	w.packetOf(sequence, at, field, body)
+}
+
+// packetOf is packet, of a sequence.
+func (w *Writer) packetOf(of uint64, at int64, field protowire.Number, body func(*message)) {
 	packet := w.out.begin(tracePacket)
 	if at != 0 {
 		w.out.int(packetTimestamp, at)
 	}
-	w.out.varint(packetSequence, sequence)
+	w.out.varint(packetSequence, of)
 	m := w.out.begin(field)
 	body(&w.out)
 	w.out.end(m)
+	w.numbered()
 	w.out.end(packet)
 }
 
@@ -111,6 +155,7 @@ func (w *Writer) threads(t snapshot.Trace) {
 	clear(w.begun)
 	for _, b := range t.Begun {
 		w.begun[b.TID] = b.At
+		delete(w.threadTracks, threadID{b.TID, b.PID})
 	}
 	for _, thread := range t.Threads {
 		if thread.TID == 0 || thread.PID == 0 { // idle, or unknown
@@ -120,24 +165,31 @@ func (w *Writer) threads(t snapshot.Trace) {
 		if begun, ok := w.begun[thread.TID]; ok {
 			at = begun + 1
 		}
-		w.packet(at, packetProcesses, func(m *message) {
-			tree := m.begin(treeThread)
-			m.int(threadTID, int64(thread.TID))
-			m.string(threadName, thread.Comm)
-			m.int(threadPID, int64(thread.PID))
-			m.end(tree)
-		})
-		if thread.TID == thread.PID {
-			w.cpu(0).renamed(at+1, thread)
-		}
+		w.named(at, thread)
 	}
 }
 
-// Losses are on a track of their own.
-const (
-	lossTrack   = 1
-	typeInstant = 3 // TrackEvent.Type
-)
+// named says what a thread is called, and whose it is.
+func (w *Writer) named(at int64, thread snapshot.Thread) {
+	w.process[thread.TID] = thread.PID
+	w.packet(at, packetProcesses, func(m *message) {
+		tree := m.begin(treeThread)
+		m.int(threadTID, int64(thread.TID))
+		m.string(threadName, thread.Comm)
+		m.int(threadPID, int64(thread.PID))
+		m.end(tree)
+	})
+	if thread.TID == thread.PID {
+		w.cpu(0).renamed(at+1, thread)
+	}
+}
+
+// ended forgets threads that ended in t.
+func (w *Writer) ended(t snapshot.Trace) {
+	for _, e := range t.Ended {
+		delete(w.process, e.TID)
+	}
+}
 
 // losses says by how much the counters of losses grew, and whether one did.
 func (w *Writer) losses(t snapshot.Trace) (more bool) {
@@ -148,14 +200,11 @@ func (w *Writer) losses(t snapshot.Trace) (more bool) {
 		}
 		more = true
 		w.lost[l.Name] = l.Count
-		w.packet(0, packetDescription, func(m *message) {
-			m.varint(trackUUID, lossTrack)
-			m.string(trackName, "culprit")
-		})
-		w.packet(t.End, packetTrackEvent, func(m *message) {
-			m.varint(instantType, typeInstant)
-			m.varint(instantTrack, lossTrack)
-			m.string(instantName, fmt.Sprintf("lost: %s=%d", l.Name, n))
+		if l.Name == "events_overwritten" {
+			w.forget(t.End)
+		}
+		w.event(t.End, typeInstant, w.top("culprit"), func() {
+			w.out.string(markName, fmt.Sprintf("lost: %s=%d", l.Name, n))
 		})
 	}
 	return more

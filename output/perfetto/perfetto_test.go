@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"slices"
 	"testing"
 
@@ -36,6 +37,8 @@ func parse(t testing.TB, b []byte) fields {
 		switch kind {
 		case protowire.VarintType:
 			f.number, n = protowire.ConsumeVarint(b)
+		case protowire.Fixed64Type:
+			f.number, n = protowire.ConsumeFixed64(b)
 		case protowire.BytesType:
 			f.bytes, n = protowire.ConsumeBytes(b)
 		default:
@@ -142,9 +145,16 @@ func (p *packet) read(t testing.TB, bundle fields) {
 }
 
 func TestPacketsStandAlone(t *testing.T) {
-	for i, p := range packets(t, write(t, story...)) {
-		if len(p.fields[packetSequence]) != 1 || p.fields[packetSequence][0].number != sequence {
-			t.Errorf("packet %d is of the sequences %v", i, p.fields[packetSequence])
+	batches, _ := load(2, 100_000_000, 100_000_000)
+	for i, p := range packets(t, write(t, append(batches, story...)...)) {
+		want := uint64(sequence)
+		for _, track := range p.fields[packetDescription] {
+			if len(parse(t, track.bytes)[trackThread]) > 0 {
+				want = threadsSequence
+			}
+		}
+		if len(p.fields[packetSequence]) != 1 || p.fields[packetSequence][0].number != want {
+			t.Errorf("packet %d is of the sequences %v, want %d", i, p.fields[packetSequence], want)
 		}
 		timed := len(p.fields[packetClocks])+len(p.fields[packetProcesses])+len(p.fields[packetTrackEvent]) > 0
 		if timed != (len(p.fields[packetTimestamp]) == 1) {
@@ -258,22 +268,66 @@ func TestAllocations(t *testing.T) {
 	for _, s := range batch.Switches {
 		batch.Softirqs = append(batch.Softirqs, snapshot.Softirq{Moment: s.Moment, Name: "TIMER", Duration: 100, TID: s.PrevTID})
 	}
-	if got := testing.AllocsPerRun(10, func() { w.Write(batch) }); got > 100 {
-		t.Errorf("a Write of %d events makes %v allocations", 2*len(batch.Switches), got)
+	for _, c := range requests(10_000).IOCompleted {
+		batch.IOQueued = append(batch.IOQueued, snapshot.IOQueue{Moment: c.Moment, Request: c.Request})
+		batch.IOCompleted = append(batch.IOCompleted, c)
+		batch.Timers = append(batch.Timers, snapshot.Timer{Moment: c.Moment, Function: "process_timeout", Duration: 100})
+		batch.TCPRetransmissions = append(batch.TCPRetransmissions, snapshot.TCPRetransmit{Moment: c.Moment, Causer: c.Causer})
+		batch.TCPStalls = append(batch.TCPStalls, snapshot.TCPStallEnd{Moment: c.Moment, Causer: c.Causer, Duration: 1000})
 	}
+	if got := testing.AllocsPerRun(10, func() { w.Write(batch) }); got > 100 {
+		t.Errorf("a Write of %d events makes %v allocations", batch.Events(), got)
+	}
+}
+
+// requests is a batch of n that a few applications make, of which some are in flight at a time.
+func requests(n int) snapshot.Trace {
+	const depth = 8
+	r := rand.New(rand.NewPCG(9, 10))
+	out := snapshot.Trace{Start: 3_600_000_000_000, RealTime: 1_700_000_000_000_000_000}
+	for i := range n {
+		app := 1000 + r.Int32N(10)
+		queued, device := r.Int64N(20_000), 20_000+r.Int64N(200_000)
+		out.IOCompleted = append(out.IOCompleted, snapshot.IOComplete{
+			Moment: snapshot.Moment{At: out.Start + int64(i)*15_000}, TID: app, Via: "direct", Queued: queued, InDevice: device,
+			Causer:  snapshot.Causer{PID: app, Comm: fmt.Sprint("app-", app), App: fmt.Sprintf("app-%d.service", app)},
+			Request: snapshot.Request{Device: "nvme0n1", Op: "write", Sector: r.Int64N(1 << 31), Bytes: 4096 << r.Int64N(5), Number: int64(i % depth)},
+		})
+	}
+	out.End = out.Start + int64(n)*15_000
+	return out
 }
 
 // BenchmarkSwitches says what a switch costs, in time and in a file.
 func BenchmarkSwitches(b *testing.B) {
 	const n = 1_000_000
-	batch := sample.Switches(n)
+	cost(b, "switch", n, sample.Switches(n))
+}
+
+// BenchmarkRequests says the same of a request that ended.
+func BenchmarkRequests(b *testing.B) {
+	const n = 100_000
+	cost(b, "request", n, requests(n))
+}
+
+// BenchmarkCountedRequests says the same of one whose beginning was seen, too.
+func BenchmarkCountedRequests(b *testing.B) {
+	const n = 100_000
+	batch := requests(n)
+	for _, c := range batch.IOCompleted {
+		batch.IOQueued = append(batch.IOQueued, snapshot.IOQueue{Moment: snapshot.Moment{At: c.At - c.Queued - c.InDevice}, Request: c.Request})
+	}
+	cost(b, "request", n, batch)
+}
+
+func cost(b *testing.B, what string, n float64, batch snapshot.Trace) {
 	b.ReportAllocs()
 	for b.Loop() {
 		write(b, batch)
 	}
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/switch")
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/"+what)
 	whole := write(b, batch)
-	b.ReportMetric(float64(len(whole))/n, "B/switch")
+	b.ReportMetric(float64(len(whole))/n, "B/"+what)
 	var zipped bytes.Buffer
 	zip, err := gzip.NewWriterLevel(&zipped, gzip.BestSpeed)
 	if err != nil {
@@ -285,5 +339,5 @@ func BenchmarkSwitches(b *testing.B) {
 	if err := zip.Close(); err != nil {
 		b.Fatal(err)
 	}
-	b.ReportMetric(float64(zipped.Len())/n, "gzipped-B/switch")
+	b.ReportMetric(float64(zipped.Len())/n, "gzipped-B/"+what)
 }

@@ -47,6 +47,16 @@ func (p *Probe) TraceEvent(t *snapshot.Trace, e trace.Event) {
 	}
 }
 
+// Detach ends what the probe sees.
+func (p *Probe) Detach() error {
+	err := p.links.Close()
+	p.links = nil
+	return err
+}
+
+// Before is how many operations completed while the probe was attached, and before the time that the first Read is about.
+func (p *Probe) Before() uint64 { return p.before }
+
 func (p *Probe) tracer() *trace.Probe { return p.options.Events.Trace }
 
 func (p *Probe) request(e trace.Event) snapshot.Request {

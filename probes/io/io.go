@@ -76,6 +76,7 @@ type Probe struct {
 	sleeps *bpfmap.Array[bpfIoSleep]
 
 	devices       map[uint32]string             // whole disks, by major << 20 | minor
+	before        uint64                        // operations that the first Read is not about
 	reading       *reading                      // the last one
 	retired       owner.Backlog[snapshot.IORow] // of owners that were released since
 	retiredFiles  owner.Backlog[snapshot.IOFile]
@@ -279,8 +280,12 @@ func (p *Probe) start(spec *ebpf.CollectionSpec) (err error) {
 	if err := p.nextInterval(); err != nil {
 		return err
 	}
-	p.reading, err = p.read()
-	if err == nil {
+	if p.reading, err = p.read(); err == nil {
+		for _, row := range p.reading.rows {
+			for _, ops := range row.Ops {
+				p.before += ops
+			}
+		}
 		p.losses, err = p.readLosses()
 	}
 	return err

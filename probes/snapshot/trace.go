@@ -194,7 +194,7 @@ type Request struct {
 	Op     string `json:"op" parquet:"op,dict" doc:"read, write, discard, flush"`
 	Sector int64  `json:"sector" parquet:"sector" doc:"where, in 512 bytes"`
 	Bytes  int64  `json:"bytes" parquet:"bytes" doc:"of data"`
-	Number int64  `json:"request" parquet:"request" doc:"the same in all events of a request, and in no other's; 0 where it began before the trace"`
+	Number int64  `json:"request" parquet:"request" doc:"the same in all events of a request, and in no other's; 0: a flush, or it began before the trace"`
 }
 
 // IOQueue is that a request begins, and waits for its disk.

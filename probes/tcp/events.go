@@ -45,6 +45,13 @@ func (p *Probe) TraceEvent(t *snapshot.Trace, e trace.Event) {
 	}
 }
 
+// Detach ends what the probe sees.
+func (p *Probe) Detach() error {
+	err := p.links.Close()
+	p.links = nil
+	return err
+}
+
 // endsOf reads a struct trace_ends (bpf/lib/conn.bpf.h).
 func endsOf(e trace.Event) snapshot.Ends {
 	var text [40]byte

@@ -23,6 +23,8 @@ type Event struct {
 type Source interface {
 	// TraceEvent adds the event to the trace, if it is one of the probe's.
 	TraceEvent(*snapshot.Trace, Event)
+	// Detach ends its events.
+	Detach() error
 }
 
 // Follow makes a source's events be read.

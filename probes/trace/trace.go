@@ -254,7 +254,7 @@ func (p *Probe) attach(spec *ebpf.CollectionSpec) (err error) {
 	return p.names.list(p.options.Proc)
 }
 
-// End detaches the probe. The next Read tells of all that was left.
+// End detaches the probe, and those that it follows. The next Read tells of all that was left.
 func (p *Probe) End() error {
 	before, err := switches(p.options.Proc)
 	if err != nil {
@@ -263,8 +263,12 @@ func (p *Probe) End() error {
 	if err := p.links.Close(); err != nil {
 		return err
 	}
-	p.links, p.ended = nil, true
+	p.links = nil
 	after, err := switches(p.options.Proc)
+	for _, s := range p.sources {
+		err = errors.Join(err, s.Detach())
+	}
+	p.ended = err == nil
 	p.counted.Kernel, p.counted.Skew = before-p.begin, p.counted.Skew+after-before
 	return err
 }
