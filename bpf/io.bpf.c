@@ -294,6 +294,11 @@ static __noinline int started_unissued(struct request_slot *slot, __u64 at, __u3
 	int zero = 0;
 
 	slot_begin(slot, at, BPF_CORE_READ(rq, cmd_flags), BPF_CORE_READ(rq, __data_len), user);
+	if (is_traced(TRACE_IO_QUEUE)) {
+		struct io_request r = { .op = op_of(slot->cmd_flags), .sector = BPF_CORE_READ(rq, __sector), .bytes = slot->bytes, .number = slot->number };
+
+		trace_request(TRACE_IO_QUEUE, &r, device);
+	}
 	slot->started = BPF_CORE_READ(rq, start_time_ns);
 	slot->inode = 0;
 	slot->task = 0;

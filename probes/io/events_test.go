@@ -108,12 +108,12 @@ func TestEventsAreTheOperations(t *testing.T) {
 			t.Errorf("request %d completes and was never queued: %+v", c.Number, c)
 		case c.At < q.At || c.Op != q.Op || c.Device != q.Device || c.Sector != q.Sector && c.Sector+c.Bytes/512 != q.Sector+q.Bytes/512 && c.Bytes <= q.Bytes:
 			t.Errorf("completed: %+v\nqueued: %+v", c, q)
-		case c.At-q.At > c.Queued+c.InDevice+int64(time.Millisecond) || c.InDevice <= 0:
+		case c.At-q.At > c.Queued+c.InDevice+int64(time.Second/10) || c.InDevice <= 0: // a virtual CPU can stand still
 			t.Errorf("%d ns after it was queued, request %d completed, having queued for %d and been in the device for %d", c.At-q.At, c.Number, c.Queued, c.InDevice)
 		}
 		if i, issued := e.issued[c.Number]; issued && c.Op != "flush" && (i.At > c.At || i.At < q.At) {
 			t.Errorf("request %d is issued at %d, queued at %d, completed at %d", c.Number, i.At, q.At, c.At)
-		} else if !issued && c.Op != "flush" {
+		} else if !issued && c.Bytes > 0 { // else a flush is all that it is about
 			t.Errorf("request %d completes and was never issued: %+v", c.Number, c)
 		}
 		if c.TID == 0 && c.Op != "flush" {
