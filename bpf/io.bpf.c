@@ -892,7 +892,7 @@ int dirty_throttled(__u64 *ctx)
 	}
 	if (pause <= 0)
 		return 0;
-	if (is_traced(TRACE_IO_THROTTLE)) {
+	if (is_traced(TRACE_IO_THROTTLE) && is_task_wanted(bpf_get_current_task_btf())) {
 		struct trace_record r = { .kind = TRACE_IO_THROTTLE, .b = bpf_get_current_pid_tgid(), .more = { pause } };
 
 		trace_interruptible(&r, TRACE_SHORT + 8);

@@ -86,8 +86,10 @@ int BPF_PROG(trace_switch, bool preempt, struct task_struct *prev, struct task_s
 		.kind = TRACE_SWITCH, .a = sleeps_how(preempt, state, prev->exit_state), .b = prev->pid, .c = next->pid | next->prio << 24
 	};
 
-	if (wait_trigger)
+	if (wait_trigger && is_task_wanted(next))
 		trigger_by_wait(next);
+	if (!is_task_wanted(prev) && !is_task_wanted(next))
+		return 0;
 	return trace_uninterrupted(&r, TRACE_SHORT);
 }
 
@@ -99,8 +101,11 @@ static __always_inline int woken(struct task_struct *task)
 	__u32 cpu;
 
 	t = trace_here(&cpu);
-	if (t && (t->irq_since || t->softirq_since))
+	/* The interrupt that hrtimers come with is no device's. */
+	if (t && (t->irq_since || t->softirq_since || t->timer_since[true]))
 		r.c |= TRACE_INTERRUPT;
+	if (!is_task_wanted(task) && (r.c & TRACE_INTERRUPT || !is_task_wanted(bpf_get_current_task_btf())))
+		return 0;
 	return trace_interruptible(&r, TRACE_SHORT);
 }
 
@@ -121,7 +126,7 @@ int BPF_PROG(trace_migrate, struct task_struct *task, int to)
 {
 	struct trace_record r = { .kind = TRACE_MIGRATE, .a = to, .b = task->pid, .c = task->thread_info.cpu };
 
-	return trace_uninterrupted(&r, TRACE_SHORT);
+	return is_task_wanted(task) ? trace_uninterrupted(&r, TRACE_SHORT) : 0;
 }
 
 /* ---- interrupts ---- */
@@ -223,7 +228,8 @@ static __always_inline int timer_begins(bool high_resolution, __u64 function)
 	t = trace_here(&cpu);
 	if (!t)
 		return 0;
-	function_learn(function);
+	if (is_traced(TRACE_TIMER))
+		function_learn(function);
 	t->timer_function[high_resolution] = function;
 	t->timer_since[high_resolution] = bpf_ktime_get_boot_ns();
 	return 0;
@@ -241,7 +247,7 @@ static __always_inline int timer_ends(bool high_resolution)
 	r.b = saturated(bpf_ktime_get_boot_ns() - t->timer_since[high_resolution]);
 	r.more[0] = t->timer_function[high_resolution];
 	t->timer_since[high_resolution] = 0;
-	return trace_interruptible(&r, TRACE_SHORT + 8);
+	return is_traced(TRACE_TIMER) ? trace_interruptible(&r, TRACE_SHORT + 8) : 0;
 }
 
 SEC("tp_btf/timer_expire_entry")
@@ -285,8 +291,10 @@ int BPF_PROG(trace_signal, int number, struct kernel_siginfo *info, struct task_
 	if (address > 1) /* SEND_SIG_NOINFO, SEND_SIG_PRIV (include/linux/sched/signal.h) */
 		code = BPF_CORE_READ((struct kernel_siginfo *)address, si_code);
 	r.more[0] = (__u32)code | (__u64)result << 32;
-	if (number > 0 && number <= 64 && signal_trigger >> (number - 1) & 1)
+	if (number > 0 && number <= 64 && signal_trigger >> (number - 1) & 1 && is_task_wanted(task))
 		trigger(NOTICE_SIGNALLED, task->pid, task->tgid, number, task->comm);
+	if (!is_task_wanted(task) && !is_task_wanted(bpf_get_current_task_btf()))
+		return 0;
 	return trace_uninterrupted(&r, TRACE_SHORT + 8); /* siglock is held */
 }
 
@@ -306,7 +314,7 @@ static __always_inline int faulted(__u64 address, __u16 user)
 {
 	struct trace_record r = { .kind = TRACE_FAULT, .a = user, .b = current_tid(), .more = { address } };
 
-	return trace_interruptible(&r, TRACE_SHORT + 8);
+	return is_task_wanted(bpf_get_current_task_btf()) ? trace_interruptible(&r, TRACE_SHORT + 8) : 0;
 }
 
 SEC("tp_btf/page_fault_user")
@@ -326,7 +334,7 @@ int BPF_PROG(trace_syscall, void *regs, long number)
 {
 	struct trace_record r = { .kind = TRACE_SYSCALL, .a = number, .b = current_tid() };
 
-	return trace_interruptible(&r, TRACE_SHORT);
+	return !is_task_wanted(bpf_get_current_task_btf()) ? 0 : trace_interruptible(&r, TRACE_SHORT);
 }
 
 SEC("tp_btf/sys_exit")
@@ -334,5 +342,5 @@ int BPF_PROG(trace_syscall_ends, void *regs, long result)
 {
 	struct trace_record r = { .kind = TRACE_SYSCALL_ENDS, .b = current_tid(), .more = { result } };
 
-	return trace_interruptible(&r, TRACE_SHORT + 8);
+	return !is_task_wanted(bpf_get_current_task_btf()) ? 0 : trace_interruptible(&r, TRACE_SHORT + 8);
 }

@@ -422,7 +422,7 @@ static __noinline int trace_conn(enum trace_kind kind, struct conn *c, __u32 a)
 {
 	struct trace_record r = conn_record(kind, c, a);
 
-	if (!is_watched(c->netns))
+	if (!is_watched(c->netns) || !is_wanted(c->owner))
 		return 0;
 	return trace_interruptible(&r, TRACE_SHORT + sizeof(struct trace_ends));
 }
@@ -431,7 +431,7 @@ static __noinline int trace_stall(struct conn *c, __u32 cause, __u64 ns, __u64 w
 {
 	struct trace_record r = conn_record(TRACE_TCP_STALL, c, cause);
 
-	if (!is_watched(c->netns))
+	if (!is_watched(c->netns) || !is_wanted(c->owner))
 		return 0;
 	if (stall_trigger && ns > stall_trigger)
 		trigger(NOTICE_STALLED, c->owner, 0, ns, NULL);

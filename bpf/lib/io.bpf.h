@@ -311,7 +311,7 @@ static __noinline int trace_request(enum trace_kind kind, struct io_request *r, 
 {
 	struct trace_record record = { .kind = kind, .a = r->op, .b = bpf_get_current_pid_tgid(), .c = device };
 
-	if (trace_device && trace_device != device)
+	if ((trace_device && trace_device != device) || !is_task_wanted(bpf_get_current_task_btf()))
 		return 0;
 	record.more[0] = r->sector;
 	record.more[1] = r->bytes | (__u64)r->number << 32;
@@ -328,7 +328,7 @@ checked_once int trace_completion(struct io_request *r)
 		return 0;
 	at = r->row;
 	row = bpf_map_lookup_elem(&io_rows, &at);
-	if (!row || (trace_device && trace_device != row->device))
+	if (!row || (trace_device && trace_device != row->device) || !is_wanted(row->owner))
 		return 0;
 	if (io_trigger && r->queue_ns + r->device_ns > io_trigger)
 		trigger(NOTICE_IO, row->owner, 0, r->queue_ns + r->device_ns, NULL);

@@ -8,6 +8,7 @@
 #pragma once
 #include "../kernel/types.h"
 #include "loss.bpf.h"
+#include "owner.bpf.h"
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_helpers.h>
 
@@ -219,6 +220,48 @@ static __always_inline int trace_interruptible(struct trace_record *r, __u32 len
 	if (__sync_fetch_and_add(&t->nested, -1) == 1)
 		t->published = *(volatile __u64 *)&t->reserved;
 	return 0;
+}
+
+/* ---- whose events ---- */
+
+/* Not everybody's events are wanted. */
+const volatile bool trace_some;
+
+/* By owner: the stamp of a process whose events are not wanted. User space says so; until then, they are. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, PROCESSES);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, __u32);
+} trace_unwanted SEC(".maps");
+
+/* Of what a process is, which it may not be any more when it has executed another program; never 0. */
+static __always_inline __u32 trace_stamp(const struct process *p) { return ((__u32)p->start_boottime ^ p->group) | 1; }
+
+static __always_inline bool is_wanted(__u32 owner)
+{
+	__u32 *unwanted;
+	struct process *p;
+
+	if (!trace_some)
+		return true;
+	p = bpf_map_lookup_elem(&processes, &owner);
+	unwanted = bpf_map_lookup_elem(&trace_unwanted, &owner);
+	return !p || !unwanted || *unwanted != trace_stamp(p);
+}
+
+/* Idle tasks are nobody's. */
+static __always_inline bool is_task_wanted(struct task_struct *task)
+{
+	struct task_context *c;
+
+	if (!trace_some)
+		return true;
+	if (!task->pid)
+		return false;
+	c = task_context(task);
+	return !c || is_wanted(c->owner);
 }
 
 /* ---- what user space is told at once ---- */

@@ -118,9 +118,9 @@ the files' names are numbered, and the newest --files of this run stay. SIGUSR1 
 	flags.StringVar(&f.buffer, "buffer", defaultBuffer, "keep up to this `SIZE` of events in memory until they are read")
 	flags.DurationVar(&f.least, "min-latency", 0, "only completions of requests to disks that took this `TIME` or longer")
 	f.registerDevice(cmd)
+	f.filters.register(cmd, "caused, or were part of")
 	f.flightFlags.register(flags)
 	flags.BoolVar(&f.list, "list", false, "list the kinds of events and their fields, and do nothing else")
-	f.registerHost(cmd)
 	complete(cmd, "format", tracefile.Formats)
 	all, _ := trace.Kinds()
 	complete(cmd, "events", all)
@@ -174,8 +174,12 @@ func (f *traceFlags) check() error {
 
 // attach brings up the trace probe.
 func (f *traceFlags) attach(owners *owner.Table, _ *table.Table) (*part, error) {
+	var keep func(snapshot.Process) bool
+	if f.chooses() {
+		keep = f.keeps
+	}
 	probe, err := trace.Load(owners, trace.Options{
-		Kinds: f.events, Bytes: f.bytes, Proc: f.proc, Wait: f.wait, Latency: f.latency, Stall: f.stall, Signals: f.signals,
+		Keep: keep, Kinds: f.events, Bytes: f.bytes, Proc: f.proc, Wait: f.wait, Latency: f.latency, Stall: f.stall, Signals: f.signals,
 	})
 	if err != nil {
 		return nil, err
@@ -299,7 +303,7 @@ func (f *traceFlags) run(stdout, stderr io.Writer) (err error) {
 	}
 	err = errors.Join(err, f.file.Close())
 	fmt.Fprintln(stderr, f.status(time.Since(begin)))
-	if a := f.probe.Audit(); err == nil && slices.Contains(f.events, "sched.switch") {
+	if a := f.probe.Audit(); err == nil && slices.Contains(f.events, "sched.switch") && !f.chooses() {
 		fmt.Fprintf(stderr, "audit: %s context switches by the kernel's count, %s traced, residual %d, skew %d\n",
 			humanize.Comma(int64(a.Kernel)), humanize.Comma(int64(a.Ours)), a.Residual(), a.Skew)
 	}
@@ -347,7 +351,7 @@ func operations(c snapshot.IOCounts) int64 { return int64(c.Reads + c.Writes + c
 
 // auditsRequests is whether all completions of requests are traced.
 func (f *traceFlags) auditsRequests() bool {
-	return slices.Contains(f.events, "io.complete") && f.device == "" && f.least == 0
+	return slices.Contains(f.events, "io.complete") && f.device == "" && f.least == 0 && !f.chooses()
 }
 
 // status is how far it got.

@@ -22,6 +22,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"golang.org/x/sys/unix"
 )
 
@@ -76,6 +77,8 @@ type line struct {
 	PrevTID       int32  `json:"prev_tid"`
 	PrevComm      string `json:"prev_comm"`
 	PrevState     string `json:"prev_state"`
+	Queued        int64  `json:"queue_ns"`
+	InDevice      int64  `json:"device_ns"`
 }
 
 // lines reads up to where a file was cut.
@@ -430,6 +433,61 @@ func TestTraceConverts(t *testing.T) {
 	t.Logf("%v; %v slices", first, rows)
 	if n := rows[0]["n"].(int64); n < int64(first["sched.switch"]) {
 		t.Errorf("%d slices of %d switches", n, first["sched.switch"])
+	}
+}
+
+var auditedRequests = regexp.MustCompile(`audit: ([\d,]+) requests to disks completed by the kernel's count, ([\d,]+) traced, residual (-?\d+)`)
+
+// Each request that the kernel counts is one slice, as long as it took, although requests overlap.
+func TestTraceRequests(t *testing.T) {
+	file, converted := filepath.Join(t.TempDir(), "t.jsonl"), filepath.Join(t.TempDir(), "t.pftrace")
+	trace := startTrace(t, file, "-e", "io.queue,io.issue,io.merge,io.complete,process.begin,process.exec,process.end")
+	fio := exec.Command("fio", "--name=job", "--directory="+t.TempDir(), "--size=32m", "--direct=1", "--output=/dev/null",
+		"--ioengine=libaio", "--iodepth=16", "--rw=randrw", "--bsrange=4k-64k")
+	if out, err := fio.CombinedOutput(); err != nil {
+		t.Fatalf("fio: %v: %s", err, out)
+	}
+	trace.end(t)
+	found := auditedRequests.FindStringSubmatch(trace.stderr.String())
+	if found == nil {
+		t.Fatalf("no audit: %s", trace.stderr)
+	}
+	var ends []string
+	sum := int64(0)
+	for _, l := range lines(t, file) {
+		if l.Event == "io.complete" {
+			sum += l.Queued + l.InDevice
+			ends = append(ends, fmt.Sprint(l.At-l.Queued-l.InDevice, " ", l.Queued+l.InDevice))
+		}
+	}
+	residual, _ := strconv.Atoi(found[3])
+	// Some kernels hide events, of which a completion is found out, and a flush is not.
+	if found[2] != humanize.Comma(int64(len(ends))) || len(ends) < 500 || residual < 0 || residual > 2 {
+		t.Errorf("%d requests are in the file: %s", len(ends), found[0])
+	}
+	if out, err := exec.Command(program(), "convert", file, converted).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	timeline := processor.Start(t)
+	var drawn []string
+	for _, row := range timeline.Query(t, converted, "select ts || ' ' || dur as slice from slice where category = 'io.complete'") {
+		drawn = append(drawn, row["slice"].(string))
+	}
+	slices.Sort(ends)
+	slices.Sort(drawn)
+	if !slices.Equal(ends, drawn) {
+		t.Errorf("%d slices are not the %d requests", len(drawn), len(ends))
+	}
+	overlap := timeline.Query(t, converted, `select count(*) as n from slice a join slice b on a.ts < b.ts and b.ts < a.ts + a.dur
+		where a.category = 'io.complete' and b.category = 'io.complete'`)[0]["n"].(int64)
+	arrows := timeline.Query(t, converted, `select count(*) as n from flow join slice on slice.id = slice_in join slice begin on begin.id = slice_out
+		join thread_track on thread_track.id = begin.track_id join thread using (utid) where thread.name = 'fio' and slice.category = 'io.complete'`)[0]["n"].(int64)
+	t.Logf("%d requests, %v altogether, %d pairs overlap, %d arrows from fio's threads", len(ends), time.Duration(sum), overlap, arrows)
+	if overlap < 100 || arrows < 500 {
+		t.Errorf("%d pairs of requests overlap, %d arrows come from fio's threads", overlap, arrows)
+	}
+	for _, row := range timeline.Query(t, converted, "select name, value from stats where severity in ('error', 'data_loss') and value > 0") {
+		t.Errorf("the timeline has an error: %v", row)
 	}
 }
 

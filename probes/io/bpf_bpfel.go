@@ -355,6 +355,7 @@ const (
 	bpfMapTraceChunks                = "trace_chunks"
 	bpfMapTraceCpus                  = "trace_cpus"
 	bpfMapTraceNotices               = "trace_notices"
+	bpfMapTraceUnwanted              = "trace_unwanted"
 	bpfMapTransactions               = "transactions"
 	bpfProgAddDevice                 = "add_device"
 	bpfProgBioBackmerge              = "bio_backmerge"
@@ -420,6 +421,7 @@ const (
 	bpfVarTraceLeast                 = "trace_least"
 	bpfVarTraceNoticeType            = "trace_notice_type"
 	bpfVarTraceRecordType            = "trace_record_type"
+	bpfVarTraceSome                  = "trace_some"
 	bpfVarTransactionWriteType       = "transaction_write_type"
 	bpfVarTransactionsOverflowed     = "transactions_overflowed"
 	bpfVarWorstFollowed              = "worst_followed"
@@ -537,6 +539,7 @@ type bpfMapSpecs struct {
 	TraceChunks        *ebpf.MapSpec `ebpf:"trace_chunks"`
 	TraceCpus          *ebpf.MapSpec `ebpf:"trace_cpus"`
 	TraceNotices       *ebpf.MapSpec `ebpf:"trace_notices"`
+	TraceUnwanted      *ebpf.MapSpec `ebpf:"trace_unwanted"`
 	Transactions       *ebpf.MapSpec `ebpf:"transactions"`
 }
 
@@ -575,6 +578,7 @@ type bpfVariableSpecs struct {
 	TraceLeast                 *ebpf.VariableSpec `ebpf:"trace_least"`
 	TraceNoticeType            *ebpf.VariableSpec `ebpf:"trace_notice_type"`
 	TraceRecordType            *ebpf.VariableSpec `ebpf:"trace_record_type"`
+	TraceSome                  *ebpf.VariableSpec `ebpf:"trace_some"`
 	TransactionWriteType       *ebpf.VariableSpec `ebpf:"transaction_write_type"`
 	TransactionsOverflowed     *ebpf.VariableSpec `ebpf:"transactions_overflowed"`
 	WorstFollowed              *ebpf.VariableSpec `ebpf:"worst_followed"`
@@ -631,6 +635,7 @@ type bpfMaps struct {
 	TraceChunks        *ebpf.Map `ebpf:"trace_chunks"`
 	TraceCpus          *ebpf.Map `ebpf:"trace_cpus"`
 	TraceNotices       *ebpf.Map `ebpf:"trace_notices"`
+	TraceUnwanted      *ebpf.Map `ebpf:"trace_unwanted"`
 	Transactions       *ebpf.Map `ebpf:"transactions"`
 }
 
@@ -666,6 +671,7 @@ func (m *bpfMaps) Close() error {
 		m.TraceChunks,
 		m.TraceCpus,
 		m.TraceNotices,
+		m.TraceUnwanted,
 		m.Transactions,
 	)
 }
@@ -705,6 +711,7 @@ type bpfVariables struct {
 	TraceLeast                 *ebpf.Variable `ebpf:"trace_least"`
 	TraceNoticeType            *ebpf.Variable `ebpf:"trace_notice_type"`
 	TraceRecordType            *ebpf.Variable `ebpf:"trace_record_type"`
+	TraceSome                  *ebpf.Variable `ebpf:"trace_some"`
 	TransactionWriteType       *ebpf.Variable `ebpf:"transaction_write_type"`
 	TransactionsOverflowed     *ebpf.Variable `ebpf:"transactions_overflowed"`
 	WorstFollowed              *ebpf.Variable `ebpf:"worst_followed"`

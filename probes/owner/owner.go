@@ -261,6 +261,12 @@ func (t *Table) Gone(owner uint32) bool {
 	return slot.Flags&uint32(bpfProcessFlagsPROCESS_DEAD) != 0 && t.gone(slot)
 }
 
+// Stamp is what BPF programs know an owner by, as it is now (trace_stamp(), bpf/lib/trace.bpf.h).
+func (t *Table) Stamp(owner uint32) uint32 {
+	slot := t.processes.Get(owner)
+	return (uint32(slot.StartBoottime) ^ slot.Group) | 1
+}
+
 // Owners are the numbers of all processes that have one.
 func (t *Table) Owners() iter.Seq[uint32] {
 	return func(yield func(uint32) bool) {

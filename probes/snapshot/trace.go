@@ -42,6 +42,34 @@ func (t *Trace) Events() int {
 		len(t.TCPStates) + len(t.TCPRetransmissions) + len(t.TCPStalls)
 }
 
+// Filter leaves the events of processes that keep accepts, by their number, and of causers that are no process and whose App it accepts;
+// where it is somebody else's as well, that does not matter. Events of nobody go.
+func (t *Trace) Filter(keep func(pid int32, app string) bool) {
+	thread := func(tid, pid int32) bool { return tid != 0 && keep(pid, "") }
+	causer := func(c Causer) bool { return keep(c.PID, c.App) }
+	t.Switches = filter(t.Switches, func(e SchedSwitch) bool { return thread(e.PrevTID, e.PrevPID) || thread(e.NextTID, e.NextPID) })
+	t.Wakeups = filter(t.Wakeups, func(e SchedWakeup) bool {
+		return thread(e.TID, e.PID) || !e.ByInterrupt && thread(e.WakerTID, e.WakerPID)
+	})
+	t.Migrations = filter(t.Migrations, func(e SchedMigrate) bool { return thread(e.TID, e.PID) })
+	t.Begun = filter(t.Begun, func(e ProcessBegin) bool { return thread(e.TID, e.PID) || thread(e.ParentTID, e.ParentPID) })
+	t.Executed = filter(t.Executed, func(e ProcessExec) bool { return thread(e.TID, e.PID) })
+	t.Ended = filter(t.Ended, func(e ProcessEnd) bool { return thread(e.TID, e.PID) })
+	t.IRQs, t.Softirqs, t.Timers = nil, nil, nil
+	t.Signals = filter(t.Signals, func(e Signal) bool { return thread(e.TID, e.PID) || thread(e.SenderTID, e.SenderPID) })
+	t.OOMKills = filter(t.OOMKills, func(e OOMKill) bool { return thread(e.TID, e.PID) })
+	t.Faults = filter(t.Faults, func(e PageFault) bool { return thread(e.TID, e.PID) })
+	t.Syscalls = filter(t.Syscalls, func(e Syscall) bool { return thread(e.TID, e.PID) })
+	t.IOQueued = filter(t.IOQueued, func(e IOQueue) bool { return thread(e.TID, e.PID) })
+	t.IOIssued = filter(t.IOIssued, func(e IOIssue) bool { return thread(e.TID, e.PID) })
+	t.IOMerged = filter(t.IOMerged, func(e IOMerge) bool { return thread(e.TID, e.PID) })
+	t.IOCompleted = filter(t.IOCompleted, func(e IOComplete) bool { return causer(e.Causer) })
+	t.IOThrottled = filter(t.IOThrottled, func(e IOThrottle) bool { return thread(e.TID, e.PID) })
+	t.TCPStates = filter(t.TCPStates, func(e TCPStateChange) bool { return causer(e.Causer) })
+	t.TCPRetransmissions = filter(t.TCPRetransmissions, func(e TCPRetransmit) bool { return causer(e.Causer) })
+	t.TCPStalls = filter(t.TCPStalls, func(e TCPStallEnd) bool { return causer(e.Causer) })
+}
+
 // Moment is when and where an event was.
 type Moment struct {
 	At  int64 `json:"at_ns" parquet:"at_ns,delta" doc:"CLOCK_BOOTTIME"`

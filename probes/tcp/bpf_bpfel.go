@@ -308,6 +308,7 @@ const (
 	bpfMapTraceChunks          = "trace_chunks"
 	bpfMapTraceCpus            = "trace_cpus"
 	bpfMapTraceNotices         = "trace_notices"
+	bpfMapTraceUnwanted        = "trace_unwanted"
 	bpfMapUnclaimedDrops       = "unclaimed_drops"
 	bpfProgDataRead            = "data_read"
 	bpfProgDataWritten         = "data_written"
@@ -356,6 +357,7 @@ const (
 	bpfVarTraceKinds           = "trace_kinds"
 	bpfVarTraceNoticeType      = "trace_notice_type"
 	bpfVarTraceRecordType      = "trace_record_type"
+	bpfVarTraceSome            = "trace_some"
 	bpfVarWriteTimer           = "write_timer"
 )
 
@@ -453,6 +455,7 @@ type bpfMapSpecs struct {
 	TraceChunks        *ebpf.MapSpec `ebpf:"trace_chunks"`
 	TraceCpus          *ebpf.MapSpec `ebpf:"trace_cpus"`
 	TraceNotices       *ebpf.MapSpec `ebpf:"trace_notices"`
+	TraceUnwanted      *ebpf.MapSpec `ebpf:"trace_unwanted"`
 	UnclaimedDrops     *ebpf.MapSpec `ebpf:"unclaimed_drops"`
 }
 
@@ -489,6 +492,7 @@ type bpfVariableSpecs struct {
 	TraceKinds           *ebpf.VariableSpec `ebpf:"trace_kinds"`
 	TraceNoticeType      *ebpf.VariableSpec `ebpf:"trace_notice_type"`
 	TraceRecordType      *ebpf.VariableSpec `ebpf:"trace_record_type"`
+	TraceSome            *ebpf.VariableSpec `ebpf:"trace_some"`
 	WriteTimer           *ebpf.VariableSpec `ebpf:"write_timer"`
 }
 
@@ -540,6 +544,7 @@ type bpfMaps struct {
 	TraceChunks        *ebpf.Map `ebpf:"trace_chunks"`
 	TraceCpus          *ebpf.Map `ebpf:"trace_cpus"`
 	TraceNotices       *ebpf.Map `ebpf:"trace_notices"`
+	TraceUnwanted      *ebpf.Map `ebpf:"trace_unwanted"`
 	UnclaimedDrops     *ebpf.Map `ebpf:"unclaimed_drops"`
 }
 
@@ -573,6 +578,7 @@ func (m *bpfMaps) Close() error {
 		m.TraceChunks,
 		m.TraceCpus,
 		m.TraceNotices,
+		m.TraceUnwanted,
 		m.UnclaimedDrops,
 	)
 }
@@ -610,6 +616,7 @@ type bpfVariables struct {
 	TraceKinds           *ebpf.Variable `ebpf:"trace_kinds"`
 	TraceNoticeType      *ebpf.Variable `ebpf:"trace_notice_type"`
 	TraceRecordType      *ebpf.Variable `ebpf:"trace_record_type"`
+	TraceSome            *ebpf.Variable `ebpf:"trace_some"`
 	WriteTimer           *ebpf.Variable `ebpf:"write_timer"`
 }
 

@@ -106,12 +106,23 @@ type bpfTraceRecord struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	bpfMapGroups              = "groups"
+	bpfMapGroupsMade          = "groups_made"
 	bpfMapLosses              = "losses"
+	bpfMapNameScratch         = "name_scratch"
+	bpfMapNames               = "names"
+	bpfMapOwnerSeen           = "owner_seen"
+	bpfMapProcessOwners       = "process_owners"
+	bpfMapProcessPool         = "process_pool"
+	bpfMapProcesses           = "processes"
+	bpfMapProcessesReturned   = "processes_returned"
+	bpfMapTasks               = "tasks"
 	bpfMapTraceArmed          = "trace_armed"
 	bpfMapTraceChunks         = "trace_chunks"
 	bpfMapTraceCpus           = "trace_cpus"
 	bpfMapTraceFunctions      = "trace_functions"
 	bpfMapTraceNotices        = "trace_notices"
+	bpfMapTraceUnwanted       = "trace_unwanted"
 	bpfProgTraceExecutes      = "trace_executes"
 	bpfProgTraceFaultKernel   = "trace_fault_kernel"
 	bpfProgTraceFaultUser     = "trace_fault_user"
@@ -139,6 +150,8 @@ const (
 	bpfVarLossType            = "loss_type"
 	bpfVarNoticeType          = "notice_type"
 	bpfVarOomTellsTask        = "oom_tells_task"
+	bpfVarOwnerType           = "owner_type"
+	bpfVarProcessFlagsType    = "process_flags_type"
 	bpfVarRqfFlushSeq         = "rqf_flush_seq"
 	bpfVarRqfIoStat           = "rqf_io_stat"
 	bpfVarSignalTrigger       = "signal_trigger"
@@ -148,6 +161,7 @@ const (
 	bpfVarTraceKinds          = "trace_kinds"
 	bpfVarTraceNoticeType     = "trace_notice_type"
 	bpfVarTraceRecordType     = "trace_record_type"
+	bpfVarTraceSome           = "trace_some"
 	bpfVarWaitTrigger         = "wait_trigger"
 )
 
@@ -221,12 +235,23 @@ type bpfProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfMapSpecs struct {
-	Losses         *ebpf.MapSpec `ebpf:"losses"`
-	TraceArmed     *ebpf.MapSpec `ebpf:"trace_armed"`
-	TraceChunks    *ebpf.MapSpec `ebpf:"trace_chunks"`
-	TraceCpus      *ebpf.MapSpec `ebpf:"trace_cpus"`
-	TraceFunctions *ebpf.MapSpec `ebpf:"trace_functions"`
-	TraceNotices   *ebpf.MapSpec `ebpf:"trace_notices"`
+	Groups            *ebpf.MapSpec `ebpf:"groups"`
+	GroupsMade        *ebpf.MapSpec `ebpf:"groups_made"`
+	Losses            *ebpf.MapSpec `ebpf:"losses"`
+	NameScratch       *ebpf.MapSpec `ebpf:"name_scratch"`
+	Names             *ebpf.MapSpec `ebpf:"names"`
+	OwnerSeen         *ebpf.MapSpec `ebpf:"owner_seen"`
+	ProcessOwners     *ebpf.MapSpec `ebpf:"process_owners"`
+	ProcessPool       *ebpf.MapSpec `ebpf:"process_pool"`
+	Processes         *ebpf.MapSpec `ebpf:"processes"`
+	ProcessesReturned *ebpf.MapSpec `ebpf:"processes_returned"`
+	Tasks             *ebpf.MapSpec `ebpf:"tasks"`
+	TraceArmed        *ebpf.MapSpec `ebpf:"trace_armed"`
+	TraceChunks       *ebpf.MapSpec `ebpf:"trace_chunks"`
+	TraceCpus         *ebpf.MapSpec `ebpf:"trace_cpus"`
+	TraceFunctions    *ebpf.MapSpec `ebpf:"trace_functions"`
+	TraceNotices      *ebpf.MapSpec `ebpf:"trace_notices"`
+	TraceUnwanted     *ebpf.MapSpec `ebpf:"trace_unwanted"`
 }
 
 // bpfVariableSpecs contains global variables before they are loaded into the kernel.
@@ -238,6 +263,8 @@ type bpfVariableSpecs struct {
 	LossType          *ebpf.VariableSpec `ebpf:"loss_type"`
 	NoticeType        *ebpf.VariableSpec `ebpf:"notice_type"`
 	OomTellsTask      *ebpf.VariableSpec `ebpf:"oom_tells_task"`
+	OwnerType         *ebpf.VariableSpec `ebpf:"owner_type"`
+	ProcessFlagsType  *ebpf.VariableSpec `ebpf:"process_flags_type"`
 	RqfFlushSeq       *ebpf.VariableSpec `ebpf:"rqf_flush_seq"`
 	RqfIoStat         *ebpf.VariableSpec `ebpf:"rqf_io_stat"`
 	SignalTrigger     *ebpf.VariableSpec `ebpf:"signal_trigger"`
@@ -247,6 +274,7 @@ type bpfVariableSpecs struct {
 	TraceKinds        *ebpf.VariableSpec `ebpf:"trace_kinds"`
 	TraceNoticeType   *ebpf.VariableSpec `ebpf:"trace_notice_type"`
 	TraceRecordType   *ebpf.VariableSpec `ebpf:"trace_record_type"`
+	TraceSome         *ebpf.VariableSpec `ebpf:"trace_some"`
 	WaitTrigger       *ebpf.VariableSpec `ebpf:"wait_trigger"`
 }
 
@@ -270,22 +298,44 @@ func (o *bpfObjects) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfMaps struct {
-	Losses         *ebpf.Map `ebpf:"losses"`
-	TraceArmed     *ebpf.Map `ebpf:"trace_armed"`
-	TraceChunks    *ebpf.Map `ebpf:"trace_chunks"`
-	TraceCpus      *ebpf.Map `ebpf:"trace_cpus"`
-	TraceFunctions *ebpf.Map `ebpf:"trace_functions"`
-	TraceNotices   *ebpf.Map `ebpf:"trace_notices"`
+	Groups            *ebpf.Map `ebpf:"groups"`
+	GroupsMade        *ebpf.Map `ebpf:"groups_made"`
+	Losses            *ebpf.Map `ebpf:"losses"`
+	NameScratch       *ebpf.Map `ebpf:"name_scratch"`
+	Names             *ebpf.Map `ebpf:"names"`
+	OwnerSeen         *ebpf.Map `ebpf:"owner_seen"`
+	ProcessOwners     *ebpf.Map `ebpf:"process_owners"`
+	ProcessPool       *ebpf.Map `ebpf:"process_pool"`
+	Processes         *ebpf.Map `ebpf:"processes"`
+	ProcessesReturned *ebpf.Map `ebpf:"processes_returned"`
+	Tasks             *ebpf.Map `ebpf:"tasks"`
+	TraceArmed        *ebpf.Map `ebpf:"trace_armed"`
+	TraceChunks       *ebpf.Map `ebpf:"trace_chunks"`
+	TraceCpus         *ebpf.Map `ebpf:"trace_cpus"`
+	TraceFunctions    *ebpf.Map `ebpf:"trace_functions"`
+	TraceNotices      *ebpf.Map `ebpf:"trace_notices"`
+	TraceUnwanted     *ebpf.Map `ebpf:"trace_unwanted"`
 }
 
 func (m *bpfMaps) Close() error {
 	return _BpfClose(
+		m.Groups,
+		m.GroupsMade,
 		m.Losses,
+		m.NameScratch,
+		m.Names,
+		m.OwnerSeen,
+		m.ProcessOwners,
+		m.ProcessPool,
+		m.Processes,
+		m.ProcessesReturned,
+		m.Tasks,
 		m.TraceArmed,
 		m.TraceChunks,
 		m.TraceCpus,
 		m.TraceFunctions,
 		m.TraceNotices,
+		m.TraceUnwanted,
 	)
 }
 
@@ -298,6 +348,8 @@ type bpfVariables struct {
 	LossType          *ebpf.Variable `ebpf:"loss_type"`
 	NoticeType        *ebpf.Variable `ebpf:"notice_type"`
 	OomTellsTask      *ebpf.Variable `ebpf:"oom_tells_task"`
+	OwnerType         *ebpf.Variable `ebpf:"owner_type"`
+	ProcessFlagsType  *ebpf.Variable `ebpf:"process_flags_type"`
 	RqfFlushSeq       *ebpf.Variable `ebpf:"rqf_flush_seq"`
 	RqfIoStat         *ebpf.Variable `ebpf:"rqf_io_stat"`
 	SignalTrigger     *ebpf.Variable `ebpf:"signal_trigger"`
@@ -307,6 +359,7 @@ type bpfVariables struct {
 	TraceKinds        *ebpf.Variable `ebpf:"trace_kinds"`
 	TraceNoticeType   *ebpf.Variable `ebpf:"trace_notice_type"`
 	TraceRecordType   *ebpf.Variable `ebpf:"trace_record_type"`
+	TraceSome         *ebpf.Variable `ebpf:"trace_some"`
 	WaitTrigger       *ebpf.Variable `ebpf:"wait_trigger"`
 }
 

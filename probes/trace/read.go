@@ -59,6 +59,7 @@ func (p *Probe) Read() (t snapshot.Trace, err error) {
 	}
 	t.Start, t.End, t.RealTime = p.read, last.boot, last.real
 	p.read = last.boot
+	p.choice.update()
 	if _, err := p.takeNotices(&t); err != nil {
 		return t, err
 	}
@@ -70,6 +71,7 @@ func (p *Probe) Read() (t snapshot.Trace, err error) {
 		}
 		p.over += lost
 	}
+	p.choice.filter(&t)
 	inOrder(&t)
 	t.Threads, p.names.fresh = p.names.fresh, nil
 	p.names.forget(last.boot - keepNames)
@@ -167,7 +169,7 @@ func (p *Probe) add(t *snapshot.Trace, cpu int32, r record) {
 	case bpfTraceKindTRACE_SWITCH:
 		p.counted.Ours++
 		reader := &p.readers[cpu]
-		if reader.runs >= 0 && reader.runs != b {
+		if reader.runs >= 0 && reader.runs != b && p.options.Keep == nil {
 			p.unseen++
 		}
 		reader.runs = c

@@ -41,9 +41,14 @@ func (p *Probe) Arm() { p.armed.Set(0, 1) }
 
 // Poll keeps a flight recorder in order, and returns what has triggered since. It is to be called some times a second.
 func (p *Probe) Poll() ([]Trigger, error) {
-	triggered, err := p.takeNotices(&p.kept)
+	p.choice.update()
+	all, err := p.takeNotices(&p.kept)
 	if err != nil {
 		return nil, err
+	}
+	triggered := slices.DeleteFunc(slices.Clone(all), func(t Trigger) bool { return !p.choice.keeps(max(t.PID, t.Causer.PID), t.Causer.App) })
+	if len(triggered) < len(all) { // of somebody whom Keep was not asked about in time
+		p.Arm()
 	}
 	p.horizon = p.oldest()
 	p.kept.Begun = since(p, p.kept.Begun)
@@ -117,6 +122,7 @@ func (p *Probe) Dump() (t snapshot.Trace, err error) {
 		}
 		p.over += lost
 	}
+	p.choice.filter(&t)
 	inOrder(&t)
 	t.Threads = p.names.all()
 	losses, err := p.losses()

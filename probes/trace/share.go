@@ -34,7 +34,7 @@ func (p *Probe) Follow(s Source) { p.sources = append(p.sources, s) }
 // that it returns. Of nil, which has none, they write nothing.
 func (p *Probe) Share(spec *ebpf.CollectionSpec) (map[string]*ebpf.Map, error) {
 	if p == nil {
-		hook.Resize(spec, map[string]uint32{bpfMapTraceChunks: 1, bpfMapTraceNotices: uint32(os.Getpagesize())})
+		hook.Resize(spec, map[string]uint32{bpfMapTraceChunks: 1, bpfMapTraceUnwanted: 1, bpfMapTraceNotices: uint32(os.Getpagesize())})
 		return nil, nil
 	}
 	var kinds uint64
@@ -44,11 +44,11 @@ func (p *Probe) Share(spec *ebpf.CollectionSpec) (map[string]*ebpf.Map, error) {
 		}
 	}
 	shared := map[string]*ebpf.Map{}
-	for _, name := range []string{bpfMapTraceArmed, bpfMapTraceChunks, bpfMapTraceCpus, bpfMapTraceNotices} {
+	for _, name := range []string{bpfMapTraceArmed, bpfMapTraceChunks, bpfMapTraceCpus, bpfMapTraceNotices, bpfMapTraceUnwanted} {
 		shared[name] = p.objects.Maps[name]
 		spec.Maps[name].MaxEntries = shared[name].MaxEntries()
 	}
-	return shared, hook.SetVariables(spec, map[string]any{"trace_kinds": kinds, "trace_chunk_mask": p.chunkMask()})
+	return shared, hook.SetVariables(spec, map[string]any{"trace_kinds": kinds, "trace_chunk_mask": p.chunkMask(), "trace_some": p.options.Keep != nil})
 }
 
 // Wants is whether events of a kind are to be traced.
@@ -107,6 +107,7 @@ func (p *Probe) Release(owners []uint32) (keep []uint32) {
 	if err != nil {
 		return owners
 	}
+	p.choice.forget(owners)
 	for _, owner := range owners {
 		p.owners[owner] = append(p.owners[owner], tenure{now, p.table.Process(owner)})
 	}

@@ -24,14 +24,17 @@ import (
 
 // programs are those that tell of each kind of events.
 var programs = map[string][]string{
-	"sched.switch":  {bpfProgTraceSwitch},
-	"sched.wakeup":  {bpfProgTraceWaking, bpfProgTraceWakeupNew},
+	"sched.switch": {bpfProgTraceSwitch},
+	"sched.wakeup": {
+		bpfProgTraceWaking, bpfProgTraceWakeupNew, // and what tells who wakes from what interrupts them
+		bpfProgTraceIrqBegins, bpfProgTraceIrq, bpfProgTraceSoftirqBegins, bpfProgTraceSoftirq, bpfProgTraceHrtimerBegins, bpfProgTraceHrtimer,
+	},
 	"sched.migrate": {bpfProgTraceMigrate},
 	"process.begin": nil, // what names need is there always
 	"process.exec":  nil,
 	"process.end":   nil,
-	"irq":           nil, // and what waking threads need
-	"softirq":       nil,
+	"irq":           {bpfProgTraceIrqBegins, bpfProgTraceIrq},
+	"softirq":       {bpfProgTraceSoftirqBegins, bpfProgTraceSoftirq},
 	"signal":        {bpfProgTraceSignal},
 	"oom.kill":      {bpfProgTraceOom},
 	"page.fault":    {bpfProgTraceFaultUser, bpfProgTraceFaultKernel},
@@ -51,10 +54,7 @@ var elsewhere = map[string]bpfTraceKind{
 	"tcp.stall":      bpfTraceKindTRACE_TCP_STALL,
 }
 
-var always = []string{
-	bpfProgTraceThreadBegins, bpfProgTraceExecutes, bpfProgTraceRenamed, bpfProgTraceThreadEnds,
-	bpfProgTraceIrqBegins, bpfProgTraceIrq, bpfProgTraceSoftirqBegins, bpfProgTraceSoftirq,
-}
+var always = []string{bpfProgTraceThreadBegins, bpfProgTraceExecutes, bpfProgTraceRenamed, bpfProgTraceThreadEnds}
 
 // onRequest are the kinds of which there are so many that they are traced only where they are named.
 var onRequest = []string{"page.fault", "syscall", "timer"}
@@ -73,6 +73,10 @@ type Options struct {
 	Kinds []string // of events; nil: the usual ones
 	Bytes uint64   // that all CPUs together keep of events, about; 0: 64 MiB
 	Proc  string   // where procfs is; "": /proc
+
+	// Keep chooses whose events there are, and whose can trigger; nil: everybody's. Of processes that are new it is asked at the next Read or
+	// Poll. Then there are no events that are nobody's, as interrupts are.
+	Keep func(snapshot.Process) bool
 
 	// Triggers, of a flight recorder (Poll).
 	Wait    time.Duration // a wait for a CPU that is longer; 0: none
@@ -103,6 +107,7 @@ type Probe struct {
 	sources   []Source
 	names     names
 	owners    released
+	choice    choice
 	functions map[uint64]string // by address
 	last      moment            // that the next Read will read up to,
 	read      int64             // and when that was of the last one
@@ -202,14 +207,25 @@ func (p *Probe) configure(spec *ebpf.CollectionSpec, kernel *btf.Spec) error {
 	if !p.wanted["timer"] {
 		spec.Maps[bpfMapTraceFunctions].MaxEntries = 1
 	}
+	if p.options.Keep == nil {
+		spec.Maps[bpfMapTraceUnwanted].MaxEntries = 1
+	} else {
+		spec.Maps[bpfMapTraceUnwanted].MaxEntries = p.table.Processes()
+	}
+	var kinds uint64
+	if p.wanted["timer"] && p.options.Keep == nil {
+		kinds = 1 << bpfTraceKindTRACE_TIMER
+	}
 	var signals uint64
 	for _, number := range p.options.Signals {
 		signals |= 1 << (number - 1)
 	}
 	return hook.SetVariables(spec, map[string]any{
 		"trace_chunk_mask": p.chunkMask(),
-		"keep_irqs":        p.wanted["irq"],
-		"keep_softirqs":    p.wanted["softirq"],
+		"trace_some":       p.options.Keep != nil,
+		"trace_kinds":      kinds,
+		"keep_irqs":        p.wanted["irq"] && p.options.Keep == nil,
+		"keep_softirqs":    p.wanted["softirq"] && p.options.Keep == nil,
 		"oom_tells_task":   oomTellsTask(kernel),
 		"wait_trigger":     uint64(p.options.Wait),
 		"signal_trigger":   signals,
@@ -231,6 +247,11 @@ func (p *Probe) attach(spec *ebpf.CollectionSpec) (err error) {
 	}
 	if p.notices, err = bpfmap.NewRing[bpfTraceNotice](maps[bpfMapTraceNotices]); err != nil {
 		return err
+	}
+	if p.options.Keep != nil {
+		if p.choice, err = newChoice(p.table, maps[bpfMapTraceUnwanted], p.options.Keep); err != nil {
+			return err
+		}
 	}
 	if p.last, err = p.now(); err != nil {
 		return err

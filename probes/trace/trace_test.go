@@ -319,3 +319,65 @@ func TestOnRequest(t *testing.T) {
 }
 
 const siTkill = -6 // include/uapi/asm-generic/siginfo.h
+
+// Whose events are not wanted has none, and takes no room from the others', who need not be there yet.
+func TestChosen(t *testing.T) {
+	const sleepers, each = 20, 20 * time.Millisecond
+	keep := func(p snapshot.Process) bool { return p.Comm == "sleep" }
+	probe := livetest.Probe(t, livetest.Table(t, owner.Options{}), trace.Load, trace.Options{Bytes: 1, Keep: keep})
+	pipe(t, 10)
+	if _, err := probe.Read(); err != nil { // from now on it is known who this is
+		t.Fatal(err)
+	}
+	pids := map[int32]bool{}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range sleepers {
+			sleep := exec.Command("sleep", fmt.Sprint(each.Seconds()))
+			if err := sleep.Run(); err != nil {
+				t.Error(err)
+			}
+			pids[int32(sleep.Process.Pid)] = true
+		}
+	}()
+	pipe(t, 60_000)
+	<-done
+	var all snapshot.Trace
+	if err := probe.End(); err != nil {
+		t.Fatal(err)
+	}
+	all, err := probe.Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := livetest.Lost(all.Loss, "events_overwritten"); n != 0 {
+		t.Errorf("%d events were overwritten", n)
+	}
+	slept, woken, executed, others := map[int32]bool{}, map[int32]bool{}, 0, 0
+	for _, s := range all.Switches {
+		if pids[s.PrevPID] && s.PrevState == "S" {
+			slept[s.PrevPID] = true
+		}
+		if !pids[s.PrevPID] && !pids[s.NextPID] {
+			others++
+		}
+	}
+	for _, w := range all.Wakeups {
+		if pids[w.PID] && w.ByInterrupt {
+			woken[w.PID] = true
+		}
+	}
+	for _, e := range all.Executed {
+		if e.Comm == "sleep" && pids[e.PID] {
+			executed++
+		}
+	}
+	t.Logf("%d switches, %d wakeups", len(all.Switches), len(all.Wakeups))
+	if len(slept) != sleepers || len(woken) != sleepers || executed != sleepers {
+		t.Errorf("of %d processes %d executed, %d slept and %d were woken", sleepers, executed, len(slept), len(woken))
+	}
+	if others != 0 || len(all.IRQs)+len(all.Softirqs) != 0 {
+		t.Errorf("%d switches, %d interrupts and %d softirqs are others'", others, len(all.IRQs), len(all.Softirqs))
+	}
+}
