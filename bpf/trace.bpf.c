@@ -79,6 +79,15 @@ static __always_inline __u16 sleeps_how(bool preempt, unsigned int state, int ex
 	return (state | exit_state) & report;
 }
 
+/* Whoever would run on, and whose cgroup's quota is used up. */
+static __always_inline void throttled(struct task_struct *task, unsigned int state)
+{
+	struct trace_record r = { .kind = TRACE_THROTTLE, .b = task->pid };
+
+	if (!state && is_leaf_throttled(task->se.cfs_rq) && is_throttled(task))
+		trace_uninterrupted(&r, TRACE_SHORT);
+}
+
 SEC("tp_btf/sched_switch")
 int BPF_PROG(trace_switch, bool preempt, struct task_struct *prev, struct task_struct *next, unsigned int state)
 {
@@ -89,6 +98,10 @@ int BPF_PROG(trace_switch, bool preempt, struct task_struct *prev, struct task_s
 	if (wait_trigger && is_task_wanted(next))
 		trigger_by_wait(next);
 	if (!is_task_wanted(prev) && !is_task_wanted(next))
+		return 0;
+	if (is_traced(TRACE_THROTTLE))
+		throttled(prev, state);
+	if (!is_traced(TRACE_SWITCH))
 		return 0;
 	return trace_uninterrupted(&r, TRACE_SHORT);
 }

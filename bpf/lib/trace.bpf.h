@@ -41,6 +41,7 @@ enum trace_kind {
 	TRACE_SYSCALL,      /* a: its number, b: the tid */
 	TRACE_SYSCALL_ENDS, /* b: the tid, more: what it returned */
 	TRACE_TIMER,        /* at its end. a: 1 of high resolution, b: ns that it took, c: the tid that it interrupted, more: its function */
+	TRACE_THROTTLE,     /* b: the tid of who goes off the CPU */
 	TRACE_IO_QUEUE,     /* a: enum io_op, b: the tid, c: the device; more: the sector, the bytes, and above 32 bits the request's number, 0: none */
 	TRACE_IO_ISSUE,     /* likewise */
 	TRACE_IO_MERGE,     /* likewise */

@@ -73,6 +73,10 @@ The end of the file's name says what it is:
                 a part of it is finished each second
 .pftrace.gz and .jsonl.gz are compressed. To standard output, -o - --format FORMAT.
 
+--pid, --app, --cgroup and --user choose whose events there are: the kernel leaves out
+the others', and what is nobody's, such as interrupts. --device and --min-latency choose
+among requests to disks.
+
 Times are those of CLOCK_BOOTTIME, in ns. Each CPU keeps its last events in --buffer
 until they are read: what is overwritten before is counted, said at the end, and
 stored in the file. A file that was cut, by a full disk or a crash, can be read up
@@ -87,11 +91,12 @@ the files' names are numbered, and the newest --files of this run stay. SIGUSR1 
   signal            one that means a bug is sent (SEGV, ABRT, BUS, FPE, ILL, SYS, TRAP)
   signal=TERM       that one is sent`,
 		Example: `  culprit trace -o t.pftrace --duration 5s   a timeline of five seconds
-  culprit trace -o t.jsonl.gz -e sched.switch,syscall
+  culprit trace -o t.jsonl.gz -e sched.switch,syscall --app nginx
   culprit trace -o t.parquet --duration 1m
   duckdb -c "select next_comm, count(*) from 't.parquet/sched.switch/*.parquet' group by 1"
   culprit trace -o - --format jsonl --duration 1s | jq .event
   culprit trace -o slow.pftrace --ring 64MiB --trigger 'sched.wait>20ms'
+  culprit trace -o slow.pftrace --trigger 'io.latency>50ms' --app postgres
   culprit trace -o disk.parquet -e io.complete -d sda --min-latency 10ms
   culprit trace --list                       all events and their fields`,
 		Args: noArgs,
@@ -113,7 +118,7 @@ the files' names are numbered, and the newest --files of this run stay. SIGUSR1 
 	_, usual := trace.Kinds()
 	flags.StringVarP(&f.output, "output", "o", "", "write to `FILE`, which ends in ."+strings.Join(tracefile.Formats, ", .")+"; - is standard output")
 	flags.DurationVar(&f.duration, "duration", 0, "end after this `TIME`, such as 10s or 5m; 0 is until Ctrl-C")
-	flags.StringSliceVarP(&f.events, "events", "e", usual, "trace these `KINDS` of events, of those that --list prints")
+	flags.StringSliceVarP(&f.events, "events", "e", usual, "trace these `KINDS` of events, of those that --list prints; io, tcp and so on are all of these")
 	flags.StringVar(&f.format, "format", "", "write as `FORMAT`, whatever the file is called: "+strings.Join(tracefile.Formats, ", "))
 	flags.StringVar(&f.buffer, "buffer", defaultBuffer, "keep up to this `SIZE` of events in memory until they are read")
 	flags.DurationVar(&f.least, "min-latency", 0, "only completions of requests to disks that took this `TIME` or longer")
@@ -149,20 +154,14 @@ func (f *traceFlags) check() error {
 	if f.least < 0 {
 		return usagef("bad --min-latency %v: give a time such as 10ms, or 0", f.least)
 	}
-	all, _ := trace.Kinds()
-	for _, kind := range f.events {
-		if !slices.Contains(all, kind) {
-			return usagef("bad --events %q: give some of %s", kind, strings.Join(all, ","))
-		}
-	}
-	if len(f.events) == 0 {
-		return usagef("bad --events \"\": give some of %s", strings.Join(all, ","))
+	var err error
+	if f.events, err = kindsOf(f.events); err != nil {
+		return err
 	}
 	size, flag := f.buffer, "buffer"
 	if f.ring != "" {
 		size, flag = f.ring, "ring"
 	}
-	var err error
 	if f.bytes, err = humanize.ParseBytes(size); err != nil || f.bytes < leastBuffer || f.bytes > mostBuffer {
 		return usagef("bad --%s %q: give a size from %s to %s", flag, size, humanize.IBytes(leastBuffer), humanize.IBytes(mostBuffer))
 	}
@@ -170,6 +169,26 @@ func (f *traceFlags) check() error {
 		return err
 	}
 	return f.filters.check()
+}
+
+// kindsOf are the kinds of events by their names, or what these begin with: "io" is all of disks.
+func kindsOf(names []string) (kinds []string, err error) {
+	all, _ := trace.Kinds()
+	for _, name := range names {
+		before := len(kinds)
+		for _, kind := range all {
+			if kind == name || strings.HasPrefix(kind, name+".") {
+				kinds = append(kinds, kind)
+			}
+		}
+		if len(kinds) == before {
+			return nil, usagef("bad --events %q: give some of %s, or io, tcp and so on for all of these", name, strings.Join(all, ","))
+		}
+	}
+	if len(kinds) == 0 {
+		return nil, usagef("bad --events \"\": give some of %s", strings.Join(all, ","))
+	}
+	return kinds, nil
 }
 
 // attach brings up the trace probe.

@@ -176,6 +176,14 @@ func (c *cpu) migrated(m *snapshot.SchedMigrate) {
 	})
 }
 
+// throttled appends that a quota was used up. When the thread may run on, the next switch to it tells.
+func (w *Writer) throttled(t snapshot.Trace) {
+	for i := range t.Throttled {
+		e := &t.Throttled[i]
+		w.event(e.At, typeInstant, w.thread(e.TID, e.PID), func() { w.title("sched.throttle", "throttled") })
+	}
+}
+
 func (w *Writer) interrupts(t snapshot.Trace) {
 	for _, i := range t.IRQs {
 		c := w.cpu(i.CPU)

@@ -79,6 +79,7 @@ func (w *Writer) Write(t snapshot.Trace) error {
 	w.clocks(t)
 	w.threads(t)
 	w.sched(t)
+	w.throttled(t)
 	w.interrupts(t)
 	w.processes(t)
 	w.memory(t)

@@ -269,6 +269,7 @@ func TestProcessorReadsStallsTimersAndThrottling(t *testing.T) {
 			{Moment: at(6000, 1), Function: "delayed_work_timer_fn", Duration: 500, TID: 101},
 			{Moment: at(7000, 0), Function: "process_timeout", Duration: 3000, TID: 100}, // that the first interrupted, at once
 		},
+		Throttled: []snapshot.SchedThrottle{{Moment: at(7500, 0), Thread: worker}},
 		IOThrottled: []snapshot.IOThrottle{
 			{Moment: at(8000, 0), Thread: worker, Pause: 4_000_000},
 			{Moment: at(8500, 0), Thread: snapshot.Thread{TID: 555}, Pause: 1},
@@ -311,7 +312,8 @@ func TestProcessorReadsStallsTimersAndThrottling(t *testing.T) {
 		timers timers CPU 0 4000 3000 process_timeout tid=100
 		timers timers CPU 1 5500 500 delayed_work_timer_fn tid=101`)
 	expect(t, p, path, `select printf('%d %d %s %s', ts - 5000000000000, dur, ifnull((select tid from thread_track join thread using (utid) where thread_track.id = track_id), track.name), `+argsOf+`)
-		from slice join track on track.id = track_id where category = 'io.throttle' order by ts`, `
+		from slice join track on track.id = track_id where category in ('sched.throttle', 'io.throttle') order by ts`, `
+		7500 0 101 
 		8000 0 101 tid=101 pause_ns=4000000
 		8500 0 unknown threads tid=555 pause_ns=1`)
 	expect(t, p, path, "select printf('%d %d', ts - 5000000000000, dur) from slice where name = 'sys_write'", "7900 200")

@@ -20,7 +20,6 @@ type events struct {
 	completed []snapshot.IOComplete
 	throttled []snapshot.IOThrottle
 	counted   snapshot.IODevice
-	before    uint64
 }
 
 var allEvents = []string{"io.queue", "io.issue", "io.merge", "io.complete", "io.throttle"}

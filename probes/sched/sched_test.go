@@ -272,14 +272,14 @@ func TestDepth(t *testing.T) {
 func TestQuota(t *testing.T) {
 	w := newCommonWatch(t)
 	d := seconds(4)
-	limited := newCPUGroup(t, 20)
+	limited := livetest.NewCPUGroup(t, 20)
 	spender := load(t, "spender", lastCPU, 0, "spin")
-	limited.add(spender.Process.Pid)
+	limited.Add(spender.Process.Pid)
 	time.Sleep(500 * time.Millisecond)
 	w.read()
-	before := limited.throttled()
+	before := limited.Throttled()
 	w.sleep(d)
-	throttled := limited.throttled() - before
+	throttled := limited.Throttled() - before
 	s := w.read()
 	r := row(t, s, "spender")
 	log(t, r)
@@ -302,7 +302,7 @@ func TestQuota(t *testing.T) {
 	}
 
 	// Without a limit, but with company.
-	limited.unlimit()
+	limited.Unlimit()
 	load(t, "hog", lastCPU, 0, "spin")
 	time.Sleep(500 * time.Millisecond)
 	w.read()

@@ -9,6 +9,7 @@ type Trace struct {
 	Switches   []SchedSwitch
 	Wakeups    []SchedWakeup
 	Migrations []SchedMigrate
+	Throttled  []SchedThrottle
 	Begun      []ProcessBegin
 	Executed   []ProcessExec
 	Ended      []ProcessEnd
@@ -36,7 +37,7 @@ type Trace struct {
 
 // Events is how many there are.
 func (t *Trace) Events() int {
-	return len(t.Switches) + len(t.Wakeups) + len(t.Migrations) + len(t.Begun) + len(t.Executed) + len(t.Ended) +
+	return len(t.Switches) + len(t.Wakeups) + len(t.Migrations) + len(t.Throttled) + len(t.Begun) + len(t.Executed) + len(t.Ended) +
 		len(t.IRQs) + len(t.Softirqs) + len(t.Signals) + len(t.OOMKills) + len(t.Faults) + len(t.Syscalls) + len(t.Timers) +
 		len(t.IOQueued) + len(t.IOIssued) + len(t.IOMerged) + len(t.IOCompleted) + len(t.IOThrottled) +
 		len(t.TCPStates) + len(t.TCPRetransmissions) + len(t.TCPStalls)
@@ -52,6 +53,7 @@ func (t *Trace) Filter(keep func(pid int32, app string) bool) {
 		return thread(e.TID, e.PID) || !e.ByInterrupt && thread(e.WakerTID, e.WakerPID)
 	})
 	t.Migrations = filter(t.Migrations, func(e SchedMigrate) bool { return thread(e.TID, e.PID) })
+	t.Throttled = filter(t.Throttled, func(e SchedThrottle) bool { return thread(e.TID, e.PID) })
 	t.Begun = filter(t.Begun, func(e ProcessBegin) bool { return thread(e.TID, e.PID) || thread(e.ParentTID, e.ParentPID) })
 	t.Executed = filter(t.Executed, func(e ProcessExec) bool { return thread(e.TID, e.PID) })
 	t.Ended = filter(t.Ended, func(e ProcessEnd) bool { return thread(e.TID, e.PID) })
@@ -126,6 +128,12 @@ type SchedMigrate struct {
 	Thread
 	FromCPU int32 `json:"from_cpu" parquet:"from_cpu" doc:"CPU that it was on"`
 	ToCPU   int32 `json:"to_cpu" parquet:"to_cpu" doc:"CPU that it goes to"`
+}
+
+// SchedThrottle is that a thread goes off its CPU because its cgroup has used up its quota (cpu.max).
+type SchedThrottle struct {
+	Moment
+	Thread
 }
 
 // ProcessBegin is a new thread, or process where TID and PID are equal.

@@ -265,15 +265,16 @@ const (
 	bpfTraceKindTRACE_SYSCALL        bpfTraceKind = 10
 	bpfTraceKindTRACE_SYSCALL_ENDS   bpfTraceKind = 11
 	bpfTraceKindTRACE_TIMER          bpfTraceKind = 12
-	bpfTraceKindTRACE_IO_QUEUE       bpfTraceKind = 13
-	bpfTraceKindTRACE_IO_ISSUE       bpfTraceKind = 14
-	bpfTraceKindTRACE_IO_MERGE       bpfTraceKind = 15
-	bpfTraceKindTRACE_IO_COMPLETE    bpfTraceKind = 16
-	bpfTraceKindTRACE_IO_THROTTLE    bpfTraceKind = 17
-	bpfTraceKindTRACE_TCP_STATE      bpfTraceKind = 18
-	bpfTraceKindTRACE_TCP_RETRANSMIT bpfTraceKind = 19
-	bpfTraceKindTRACE_TCP_STALL      bpfTraceKind = 20
-	bpfTraceKindTRACE_KINDS          bpfTraceKind = 21
+	bpfTraceKindTRACE_THROTTLE       bpfTraceKind = 13
+	bpfTraceKindTRACE_IO_QUEUE       bpfTraceKind = 14
+	bpfTraceKindTRACE_IO_ISSUE       bpfTraceKind = 15
+	bpfTraceKindTRACE_IO_MERGE       bpfTraceKind = 16
+	bpfTraceKindTRACE_IO_COMPLETE    bpfTraceKind = 17
+	bpfTraceKindTRACE_IO_THROTTLE    bpfTraceKind = 18
+	bpfTraceKindTRACE_TCP_STATE      bpfTraceKind = 19
+	bpfTraceKindTRACE_TCP_RETRANSMIT bpfTraceKind = 20
+	bpfTraceKindTRACE_TCP_STALL      bpfTraceKind = 21
+	bpfTraceKindTRACE_KINDS          bpfTraceKind = 22
 )
 
 // Names of all BPF objects in the ELF.

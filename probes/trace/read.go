@@ -183,6 +183,8 @@ func (p *Probe) add(t *snapshot.Trace, cpu int32, r record) {
 			WakerTID: waker.TID, WakerPID: waker.PID, WakerComm: waker.Comm, ByInterrupt: r.c&interrupt != 0})
 	case bpfTraceKindTRACE_MIGRATE:
 		t.Migrations = append(t.Migrations, snapshot.SchedMigrate{Moment: m, Thread: p.names.at(b, r.at), FromCPU: int32(r.c), ToCPU: int32(r.a)})
+	case bpfTraceKindTRACE_THROTTLE:
+		t.Throttled = append(t.Throttled, snapshot.SchedThrottle{Moment: m, Thread: p.names.at(b, r.at)})
 	case bpfTraceKindTRACE_IRQ:
 		t.IRQs = append(t.IRQs, snapshot.IRQ{Moment: m, Number: int32(r.a), Duration: int64(r.b), TID: c})
 	case bpfTraceKindTRACE_SOFTIRQ:
@@ -234,6 +236,7 @@ func inOrder(t *snapshot.Trace) {
 	sortByTime(t.Switches, func(e *snapshot.SchedSwitch) int64 { return e.At })
 	sortByTime(t.Wakeups, func(e *snapshot.SchedWakeup) int64 { return e.At })
 	sortByTime(t.Migrations, func(e *snapshot.SchedMigrate) int64 { return e.At })
+	sortByTime(t.Throttled, func(e *snapshot.SchedThrottle) int64 { return e.At })
 	sortByTime(t.Begun, func(e *snapshot.ProcessBegin) int64 { return e.At })
 	sortByTime(t.Executed, func(e *snapshot.ProcessExec) int64 { return e.At })
 	sortByTime(t.Ended, func(e *snapshot.ProcessEnd) int64 { return e.At })

@@ -29,17 +29,18 @@ var programs = map[string][]string{
 		bpfProgTraceWaking, bpfProgTraceWakeupNew, // and what tells who wakes from what interrupts them
 		bpfProgTraceIrqBegins, bpfProgTraceIrq, bpfProgTraceSoftirqBegins, bpfProgTraceSoftirq, bpfProgTraceHrtimerBegins, bpfProgTraceHrtimer,
 	},
-	"sched.migrate": {bpfProgTraceMigrate},
-	"process.begin": nil, // what names need is there always
-	"process.exec":  nil,
-	"process.end":   nil,
-	"irq":           {bpfProgTraceIrqBegins, bpfProgTraceIrq},
-	"softirq":       {bpfProgTraceSoftirqBegins, bpfProgTraceSoftirq},
-	"signal":        {bpfProgTraceSignal},
-	"oom.kill":      {bpfProgTraceOom},
-	"page.fault":    {bpfProgTraceFaultUser, bpfProgTraceFaultKernel},
-	"syscall":       {bpfProgTraceSyscall, bpfProgTraceSyscallEnds},
-	"timer":         {bpfProgTraceTimerBegins, bpfProgTraceTimer, bpfProgTraceHrtimerBegins, bpfProgTraceHrtimer},
+	"sched.migrate":  {bpfProgTraceMigrate},
+	"sched.throttle": {bpfProgTraceSwitch},
+	"process.begin":  nil, // what names need is there always
+	"process.exec":   nil,
+	"process.end":    nil,
+	"irq":            {bpfProgTraceIrqBegins, bpfProgTraceIrq},
+	"softirq":        {bpfProgTraceSoftirqBegins, bpfProgTraceSoftirq},
+	"signal":         {bpfProgTraceSignal},
+	"oom.kill":       {bpfProgTraceOom},
+	"page.fault":     {bpfProgTraceFaultUser, bpfProgTraceFaultKernel},
+	"syscall":        {bpfProgTraceSyscall, bpfProgTraceSyscallEnds},
+	"timer":          {bpfProgTraceTimerBegins, bpfProgTraceTimer, bpfProgTraceHrtimerBegins, bpfProgTraceHrtimer},
 }
 
 // elsewhere are the kinds that other probes' programs tell of (Share).
@@ -214,7 +215,13 @@ func (p *Probe) configure(spec *ebpf.CollectionSpec, kernel *btf.Spec) error {
 	}
 	var kinds uint64
 	if p.wanted["timer"] && p.options.Keep == nil {
-		kinds = 1 << bpfTraceKindTRACE_TIMER
+		kinds |= 1 << bpfTraceKindTRACE_TIMER
+	}
+	if p.wanted["sched.switch"] {
+		kinds |= 1 << bpfTraceKindTRACE_SWITCH
+	}
+	if p.wanted["sched.throttle"] {
+		kinds |= 1 << bpfTraceKindTRACE_THROTTLE
 	}
 	var signals uint64
 	for _, number := range p.options.Signals {

@@ -381,3 +381,40 @@ func TestChosen(t *testing.T) {
 		t.Errorf("%d switches, %d interrupts and %d softirqs are others'", others, len(all.IRQs), len(all.Softirqs))
 	}
 }
+
+// Each time that a cgroup's quota takes a thread off its CPU is told of.
+func TestThrottled(t *testing.T) {
+	group := livetest.NewCPUGroup(t, 20)
+	probe := livetest.Probe(t, livetest.Table(t, owner.Options{}), trace.Load, trace.Options{Kinds: []string{"sched.throttle"}})
+	spender := exec.Command("taskset", "-c", "1", "sh", "-c", "while :; do :; done")
+	if err := spender.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer spender.Wait()
+	defer spender.Process.Kill()
+	group.Add(spender.Process.Pid)
+	time.Sleep(2 * time.Second)
+	group.Unlimit()
+	want := group.Throttles()
+	if err := probe.End(); err != nil {
+		t.Fatal(err)
+	}
+	all, err := probe.Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := uint64(0)
+	for _, e := range all.Throttled {
+		if e.PID == int32(spender.Process.Pid) {
+			n++
+		}
+	}
+	t.Logf("throttled %d times, by the kernel's count %d", n, want)
+	// One at each end may be in one of them only, and some are throttled as they come on a CPU.
+	if want < 10 || n < want*8/10 || n > want+2 {
+		t.Errorf("throttled %d times, by the kernel's count %d", n, want)
+	}
+	if len(all.Switches) != 0 {
+		t.Errorf("%d switches, which nobody asked for", len(all.Switches))
+	}
+}

@@ -43,6 +43,7 @@ var Kinds = []Kind{
 	kind("sched.switch", "context switch", func(t *snapshot.Trace) *[]snapshot.SchedSwitch { return &t.Switches }),
 	kind("sched.wakeup", "somebody wakes a thread", func(t *snapshot.Trace) *[]snapshot.SchedWakeup { return &t.Wakeups }),
 	kind("sched.migrate", "a thread goes to another CPU's run queue", func(t *snapshot.Trace) *[]snapshot.SchedMigrate { return &t.Migrations }),
+	kind("sched.throttle", "a thread goes off its CPU because its cgroup has used up its quota", func(t *snapshot.Trace) *[]snapshot.SchedThrottle { return &t.Throttled }),
 	kind("process.begin", "a new thread, or process where tid and pid are equal", func(t *snapshot.Trace) *[]snapshot.ProcessBegin { return &t.Begun }),
 	kind("process.exec", "a process executes a program, whose name it has from then on", func(t *snapshot.Trace) *[]snapshot.ProcessExec { return &t.Executed }),
 	kind("process.end", "a thread ends", func(t *snapshot.Trace) *[]snapshot.ProcessEnd { return &t.Ended }),
