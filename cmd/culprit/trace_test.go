@@ -461,8 +461,9 @@ func TestTraceRequests(t *testing.T) {
 		}
 	}
 	residual, _ := strconv.Atoi(found[3])
-	// Some kernels hide events, of which a completion is found out, and a flush is not.
-	if found[2] != humanize.Comma(int64(len(ends))) || len(ends) < 500 || residual < 0 || residual > 2 {
+	// Some kernels hide events, of which a completion is found out later, and a flush is not.
+	hides := strings.Contains(trace.stderr.String(), "unseen_completions")
+	if found[2] != humanize.Comma(int64(len(ends))) || len(ends) < 500 || residual < 0 || residual > 2 && !hides {
 		t.Errorf("%d requests are in the file: %s", len(ends), found[0])
 	}
 	if out, err := exec.Command(program(), "convert", file, converted).CombinedOutput(); err != nil {
@@ -486,7 +487,11 @@ func TestTraceRequests(t *testing.T) {
 	if overlap < 100 || arrows < 500 {
 		t.Errorf("%d pairs of requests overlap, %d arrows come from fio's threads", overlap, arrows)
 	}
-	for _, row := range timeline.Query(t, converted, "select name, value from stats where severity in ('error', 'data_loss') and value > 0") {
+	bad := "'error', 'data_loss'"
+	if hides { // which is a loss
+		bad = "'error'"
+	}
+	for _, row := range timeline.Query(t, converted, "select name, value from stats where severity in ("+bad+") and value > 0") {
 		t.Errorf("the timeline has an error: %v", row)
 	}
 }
