@@ -555,7 +555,7 @@ static __always_inline bool is_plain(struct request *rq, struct request_slot *sl
 			      1U << bpf_core_enum_value(enum req_flag_bits, __REQ_FUA);
 	struct bio *bio = rq->bio;
 
-	if (keep_files || keep_worst || is_request_traced() || !slot || slot->flags != SLOT_LIVE || rq->cmd_flags & special || !bytes || bytes != rq->__data_len)
+	if (keep_files || keep_worst || !slot || slot->flags != SLOT_LIVE || rq->cmd_flags & special || !bytes || bytes != rq->__data_len)
 		return false;
 	if (!bio || bio->bi_next)
 		return false;
@@ -585,6 +585,14 @@ int BPF_PROG(request_complete, struct request *rq, int error, unsigned int bytes
 	__sync_fetch_and_add(&row->bytes[write ? VIA_WRITE_DIRECT : VIA_READ_DIRECT], bytes);
 	__sync_fetch_and_add(&row->ops[write], 1);
 	count_latency(row, write, rq->start_time_ns, rq->io_start_time_ns);
+	if (is_request_traced()) {
+		struct io_request r = {
+			.sector = rq->__sector, .bytes = bytes, .via = write ? VIA_WRITE_DIRECT : VIA_READ_DIRECT,
+			.number = slot->number, .thread = slot->thread
+		};
+
+		note_request(&r, at, write, rq->start_time_ns, rq->io_start_time_ns);
+	}
 	return 0;
 }
 

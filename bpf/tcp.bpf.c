@@ -512,8 +512,11 @@ int BPF_PROG(segment_again, struct sock *sk)
 		c->failed_retransmits++;
 		return 0;
 	}
-	if (is_traced(TRACE_TCP_RETRANSMIT))
+	if (is_traced(TRACE_TCP_RETRANSMIT)) {
+		if (!c->established) /* it had no port when it began */
+			conn_describe(c, sk);
 		trace_conn(TRACE_TCP_RETRANSMIT, c, sk->__sk_common.skc_state);
+	}
 	tp = tcp_of(sk);
 	if (!tp)
 		return 0;
@@ -752,7 +755,6 @@ static __always_inline int state_change(struct sock *sk, int from, int to)
 	if (c->state != from)
 		states_unseen(c, sk, from);
 	c->state = to;
-	trace_state(c, from, to);
 	switch (to) {
 	case TCP_ESTABLISHED:
 		c->established = now;
@@ -787,6 +789,7 @@ static __always_inline int state_change(struct sock *sk, int from, int to)
 			conn_failed(c, tp, error);
 		pauses_ended(c, tp, from, now);
 	}
+	trace_state(c, from, to);
 	return 0;
 }
 

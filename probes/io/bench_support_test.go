@@ -2,6 +2,7 @@ package io_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"testing"
@@ -9,13 +10,32 @@ import (
 	"culprit/probes/internal/livetest"
 	ioprobe "culprit/probes/io"
 	"culprit/probes/owner"
+	"culprit/probes/trace"
 )
 
 var (
 	biolatency = livetest.Tool(2, "biolatency", "3600")
 	culprit    = livetest.Culprit("culprit", load(ioprobe.Options{}))
 	noSleeps   = livetest.Culprit("nosleeps", load(ioprobe.Options{NoSleeps: true}))
+	events     = livetest.Culprit("events", loadEvents)
 )
+
+// tracing is what culprit trace attaches for requests.
+type tracing struct {
+	trace *trace.Probe
+	io    *ioprobe.Probe
+}
+
+func loadEvents(t *owner.Table) (io.Closer, error) {
+	tracer, err := trace.Load(t, trace.Options{Kinds: []string{"io.queue", "io.issue", "io.merge", "io.complete"}})
+	if err != nil {
+		return nil, err
+	}
+	probe, err := ioprobe.Load(t, ioprobe.Options{NoSleeps: true, Events: ioprobe.Events{Trace: tracer}})
+	return tracing{tracer, probe}, err
+}
+
+func (t tracing) Close() error { return errors.Join(t.io.Close(), t.trace.Close()) }
 
 func load(o ioprobe.Options) func(*owner.Table) (io.Closer, error) {
 	return func(t *owner.Table) (io.Closer, error) { return ioprobe.Load(t, o) }

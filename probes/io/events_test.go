@@ -12,8 +12,8 @@ import (
 	"culprit/probes/trace"
 )
 
-// events are those of a disk while f runs, and what the io probe counted meanwhile.
-type events struct {
+// diskEvents are those of a disk while f runs, and what the io probe counted meanwhile.
+type diskEvents struct {
 	queued    map[int64]snapshot.IOQueue
 	issued    map[int64]snapshot.IOIssue
 	merged    map[int64]snapshot.IOMerge
@@ -24,13 +24,13 @@ type events struct {
 
 var allEvents = []string{"io.queue", "io.issue", "io.merge", "io.complete", "io.throttle"}
 
-func eventsOf(t *testing.T, disk string, o ioprobe.Events, f func()) (e events) {
+func eventsOf(t *testing.T, disk string, o ioprobe.Events, f func()) (e diskEvents) {
 	t.Helper()
 	table := livetest.Table(t, owner.Options{})
 	tracer := livetest.Probe(t, table, trace.Load, trace.Options{Kinds: allEvents, Bytes: 32 << 20})
 	o.Trace = tracer
 	probe := livetest.Probe(t, table, ioprobe.Load, ioprobe.Options{NoSleeps: true, Events: o})
-	e = events{queued: map[int64]snapshot.IOQueue{}, issued: map[int64]snapshot.IOIssue{}, merged: map[int64]snapshot.IOMerge{}}
+	e = diskEvents{queued: map[int64]snapshot.IOQueue{}, issued: map[int64]snapshot.IOIssue{}, merged: map[int64]snapshot.IOMerge{}}
 	f()
 	if err := tracer.End(); err != nil {
 		t.Fatal(err)

@@ -238,7 +238,7 @@ func (p *Probe) stallsSince(c bpfConn, was seen) []snapshot.TCPStalls {
 			continue
 		}
 		longest := ns / n // as long as one of them was at least, where the exact maximum is of the interval that has just begun
-		if c.StallInterval == p.interval-1 || n == 1 {
+		if c.StallInterval == p.taken || n == 1 {
 			longest = max(longest, uint64(now.MaxUs)*1000)
 		}
 		out = append(out, snapshot.TCPStalls{Cause: name, Count: n, Total: ns, Max: min(longest, ns)})
@@ -344,6 +344,7 @@ func (p *Probe) Read() (snapshot.TCP, error) {
 	if err := hist.NextInterval(p.objects, &p.interval); err != nil {
 		return snapshot.TCP{}, err
 	}
+	defer func() { p.taken = p.interval }()
 	// Namespaces must be known before the kernel's counters are read.
 	if err := p.takeEnded(); err != nil {
 		return snapshot.TCP{}, err

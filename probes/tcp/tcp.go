@@ -83,7 +83,8 @@ type Probe struct {
 	unaudited  uint64               // namespaces whose counters could not be read
 	losses     map[string]uint64
 	interval   uint32
-	report     int // how many there were
+	taken      uint32 // the interval that connections are read of: the one that has ended, while Read is at work
+	report     int    // how many there were
 	start      time.Time
 	lists      uint32 // how often all connections were listed
 }
