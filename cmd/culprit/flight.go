@@ -101,6 +101,9 @@ func (f *traceFlags) record(stderr io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := f.probe.Begin(); err != nil {
+		return err
+	}
 	keep := stillNeeded(f.proc)
 	if os.Geteuid() == 0 {
 		keep = append(keep, cap.DAC_OVERRIDE) // files come later, and root's go anywhere

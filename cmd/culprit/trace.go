@@ -34,6 +34,7 @@ type traceFlags struct {
 	list     bool
 	flightFlags
 
+	later    bool // the trace probe begins when the others are there
 	bytes    uint64
 	probe    *trace.Probe
 	io       *ioprobe.Probe // nil: no event of its kinds is traced
@@ -198,7 +199,7 @@ func (f *traceFlags) attach(owners *owner.Table, _ *table.Table) (*part, error) 
 		keep = f.keeps
 	}
 	probe, err := trace.Load(owners, trace.Options{
-		Keep: keep, Kinds: f.events, Bytes: f.bytes, Proc: f.proc, Wait: f.wait, Latency: f.latency, Stall: f.stall, Signals: f.signals,
+		Later: f.later, Keep: keep, Kinds: f.events, Bytes: f.bytes, Proc: f.proc, Wait: f.wait, Latency: f.latency, Stall: f.stall, Signals: f.signals,
 	})
 	if err != nil {
 		return nil, err
@@ -236,6 +237,7 @@ func (f *traceFlags) probes() []attach {
 	needs := func(kinds string) bool {
 		return slices.ContainsFunc(f.events, func(kind string) bool { return strings.HasPrefix(kind, kinds) })
 	}
+	f.later = true
 	probes := []attach{f.attach}
 	if needs("io.") || f.latency > 0 {
 		probes = append(probes, f.attachIO)
@@ -293,6 +295,9 @@ func (f *traceFlags) run(stdout, stderr io.Writer) (err error) {
 	owners, _, closeAll, err := bringUp(owner.Options{Proc: f.proc}, nil, f.probes()...)
 	defer closing(&err, closeAll)
 	if err != nil {
+		return err
+	}
+	if err := f.probe.Begin(); err != nil {
 		return err
 	}
 	if f.output == "-" {

@@ -1,9 +1,7 @@
 package trace
 
 import (
-	"cmp"
 	"fmt"
-	"slices"
 	"time"
 	"unsafe"
 
@@ -46,7 +44,7 @@ func (p *Probe) now() (m moment, err error) {
 }
 
 // Read is what happened between the Reads before this one: what was published then is written by now, on processors that reorder writes, too.
-// After End it is of all that was left.
+// After End it is of all that was left. The next Read uses its memory again.
 func (p *Probe) Read() (t snapshot.Trace, err error) {
 	next, err := p.now()
 	if err != nil {
@@ -57,6 +55,7 @@ func (p *Probe) Read() (t snapshot.Trace, err error) {
 	if p.ended {
 		last = next
 	}
+	t = emptied(p.handed)
 	t.Start, t.End, t.RealTime = p.read, last.boot, last.real
 	p.read = last.boot
 	p.choice.update()
@@ -72,7 +71,8 @@ func (p *Probe) Read() (t snapshot.Trace, err error) {
 		p.over += lost
 	}
 	p.choice.filter(&t)
-	inOrder(&t)
+	inOrder(&t, &p.spare)
+	p.handed = t
 	t.Threads, p.names.fresh = p.names.fresh, nil
 	p.names.forget(last.boot - keepNames)
 	p.owners.forget(last.boot - keepNames)
@@ -205,7 +205,7 @@ func (p *Probe) add(t *snapshot.Trace, cpu int32, r record) {
 		t.Timers = append(t.Timers, snapshot.Timer{Moment: m, Function: p.function(r.more[0]), HighRes: r.a != 0, Duration: int64(r.b), TID: c})
 	default:
 		for _, s := range p.sources {
-			s.TraceEvent(t, Event{Moment: m, Kind: uint8(r.kind), A: r.a, B: r.b, C: r.c, More: r.more[:]})
+			s.TraceEvent(t, Event{Moment: m, Kind: uint8(r.kind), A: r.a, B: r.b, C: r.c, More: r.more})
 		}
 	}
 }
@@ -229,34 +229,4 @@ func (p *Probe) thread(tid, cpu int32, at int64) snapshot.Thread {
 		return snapshot.Thread{Comm: p.readers[cpu].idle}
 	}
 	return p.names.at(tid, at)
-}
-
-// inOrder sorts what came CPU by CPU.
-func inOrder(t *snapshot.Trace) {
-	sortByTime(t.Switches, func(e *snapshot.SchedSwitch) int64 { return e.At })
-	sortByTime(t.Wakeups, func(e *snapshot.SchedWakeup) int64 { return e.At })
-	sortByTime(t.Migrations, func(e *snapshot.SchedMigrate) int64 { return e.At })
-	sortByTime(t.Throttled, func(e *snapshot.SchedThrottle) int64 { return e.At })
-	sortByTime(t.Begun, func(e *snapshot.ProcessBegin) int64 { return e.At })
-	sortByTime(t.Executed, func(e *snapshot.ProcessExec) int64 { return e.At })
-	sortByTime(t.Ended, func(e *snapshot.ProcessEnd) int64 { return e.At })
-	sortByTime(t.IRQs, func(e *snapshot.IRQ) int64 { return e.At })
-	sortByTime(t.Softirqs, func(e *snapshot.Softirq) int64 { return e.At })
-	sortByTime(t.Signals, func(e *snapshot.Signal) int64 { return e.At })
-	sortByTime(t.OOMKills, func(e *snapshot.OOMKill) int64 { return e.At })
-	sortByTime(t.Faults, func(e *snapshot.PageFault) int64 { return e.At })
-	sortByTime(t.Syscalls, func(e *snapshot.Syscall) int64 { return e.At })
-	sortByTime(t.Timers, func(e *snapshot.Timer) int64 { return e.At })
-	sortByTime(t.IOQueued, func(e *snapshot.IOQueue) int64 { return e.At })
-	sortByTime(t.IOIssued, func(e *snapshot.IOIssue) int64 { return e.At })
-	sortByTime(t.IOMerged, func(e *snapshot.IOMerge) int64 { return e.At })
-	sortByTime(t.IOCompleted, func(e *snapshot.IOComplete) int64 { return e.At })
-	sortByTime(t.IOThrottled, func(e *snapshot.IOThrottle) int64 { return e.At })
-	sortByTime(t.TCPStates, func(e *snapshot.TCPStateChange) int64 { return e.At })
-	sortByTime(t.TCPRetransmissions, func(e *snapshot.TCPRetransmit) int64 { return e.At })
-	sortByTime(t.TCPStalls, func(e *snapshot.TCPStallEnd) int64 { return e.At })
-}
-
-func sortByTime[E any](events []E, at func(*E) int64) {
-	slices.SortStableFunc(events, func(a, b E) int { return cmp.Compare(at(&a), at(&b)) })
 }

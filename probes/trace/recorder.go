@@ -123,7 +123,7 @@ func (p *Probe) Dump() (t snapshot.Trace, err error) {
 		p.over += lost
 	}
 	p.choice.filter(&t)
-	inOrder(&t)
+	inOrder(&t, &snapshot.Trace{})
 	t.Threads = p.names.all()
 	losses, err := p.losses()
 	if err != nil {

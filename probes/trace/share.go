@@ -16,7 +16,7 @@ type Event struct {
 	Kind uint8 // enum trace_kind
 	A    uint16
 	B, C uint32
-	More []uint64
+	More [len(bpfTraceRecord{}.More)]uint64
 }
 
 // Source is a probe whose programs write events, too.

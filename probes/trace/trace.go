@@ -74,6 +74,7 @@ type Options struct {
 	Kinds []string // of events; nil: the usual ones
 	Bytes uint64   // that all CPUs together keep of events, about; 0: 64 MiB
 	Proc  string   // where procfs is; "": /proc
+	Later bool     // Begin is called when other probes are there that take long to load
 
 	// Keep chooses whose events there are, and whose can trigger; nil: everybody's. Of processes that are new it is asked at the next Read or
 	// Poll. Then there are no events that are nobody's, as interrupts are.
@@ -96,6 +97,7 @@ type Probe struct {
 	options Options
 	wanted  map[string]bool
 	table   *owner.Table
+	spec    *ebpf.CollectionSpec
 	objects *ebpf.Collection
 	links   hook.Links
 	missed  hook.Missed
@@ -117,6 +119,8 @@ type Probe struct {
 	unseen    uint64            // switches that reached no program, at least
 	counted   Audit
 	begin     uint64         // the kernel's count of switches
+	handed    snapshot.Trace // by the last Read, whose memory is used again,
+	spare     snapshot.Trace // and other memory
 	kept      snapshot.Trace // of a flight recorder: what is not in the rings,
 	horizon   int64          // and since when all CPUs' events are there
 	ended     bool
@@ -135,7 +139,7 @@ func (a Audit) Residual() int64 { return int64(a.Kernel) - int64(a.Ours) }
 // Audit is complete after End and the Read that follows.
 func (p *Probe) Audit() Audit { return p.counted }
 
-// Load attaches the probe. What happens from then on is told by Read.
+// Load attaches the probe, unless Begin is to. What happens from then on is told by Read.
 func Load(table *owner.Table, o Options) (*Probe, error) {
 	if o.Proc == "" {
 		o.Proc = "/proc"
@@ -178,10 +182,14 @@ func Load(table *owner.Table, o Options) (*Probe, error) {
 	if err := p.configure(spec, kernel); err != nil {
 		return nil, err
 	}
+	p.spec = spec
 	if p.objects, err = table.LoadObject(spec, nil); err != nil {
 		return nil, fmt.Errorf("loading the trace probe: %w", err)
 	}
-	if err := p.attach(spec); err != nil {
+	if err = p.open(); err == nil && !o.Later {
+		err = p.Begin()
+	}
+	if err != nil {
 		return nil, errors.Join(err, p.Close())
 	}
 	return p, nil
@@ -241,7 +249,8 @@ func (p *Probe) configure(spec *ebpf.CollectionSpec, kernel *btf.Spec) error {
 
 func (p *Probe) chunkMask() uint32 { return uint32(p.readers[0].chunks - 1) }
 
-func (p *Probe) attach(spec *ebpf.CollectionSpec) (err error) {
+// open maps what the programs write.
+func (p *Probe) open() (err error) {
 	maps := p.objects.Maps
 	if p.cpus, err = bpfmap.NewArray[bpfTraceCpu](maps[bpfMapTraceCpus]); err != nil {
 		return err
@@ -260,6 +269,12 @@ func (p *Probe) attach(spec *ebpf.CollectionSpec) (err error) {
 			return err
 		}
 	}
+	p.table.Add(p)
+	return nil
+}
+
+// Begin attaches the probe, for once.
+func (p *Probe) Begin() (err error) {
 	if p.last, err = p.now(); err != nil {
 		return err
 	}
@@ -271,14 +286,13 @@ func (p *Probe) attach(spec *ebpf.CollectionSpec) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := p.links.AttachAll(spec, p.objects); err != nil {
+	if err := p.links.AttachAll(p.spec, p.objects); err != nil {
 		return err
 	}
 	if p.begin, err = switches(p.options.Proc); err != nil {
 		return err
 	}
 	p.counted.Skew = p.begin - before
-	p.table.Add(p)
 	return p.names.list(p.options.Proc)
 }
 
