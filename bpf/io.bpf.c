@@ -57,8 +57,11 @@ static __noinline int trace_slot(enum trace_kind kind, struct request_slot *slot
 
 	if (!disk)
 		return 0;
-	r.number = slot->request == (__u64)rq ? slot->number : 0;
-	return trace_request(kind, &r, disk_device(disk));
+	if (slot->request == (__u64)rq && slot->flags & SLOT_LIVE) {
+		r.number = slot->number;
+		r.thread = slot->thread;
+	}
+	return trace_request(kind, &r, slot->owner, disk_device(disk));
 }
 
 struct rq_merge {
@@ -102,11 +105,11 @@ int BPF_PROG(request_merge, struct request *rq)
 	}
 	if (!slot || !(slot->flags & SLOT_LIVE))
 		return 0;
+	if (is_traced(TRACE_IO_MERGE))
+		trace_slot(TRACE_IO_MERGE, slot, rq);
 	m.owner = slot->owner;
 	flags = slot->flags;
 	slot->flags = 0;
-	if (is_traced(TRACE_IO_MERGE))
-		trace_slot(TRACE_IO_MERGE, slot, rq);
 	/* A commit's are merged among themselves, and theirs is the request's owner. */
 	if (!(flags & (SLOT_JOURNAL | SLOT_FAST | SLOT_SUPERBLOCK)))
 		bpf_loop(MOST_PIECES, keep_next_bio, &m, 0);
@@ -226,8 +229,11 @@ static __always_inline int started(struct request *rq, enum scratch_user user)
 		slot->started = rq->start_time_ns;
 	}
 	slot_begin(slot, (__u64)rq, rq->cmd_flags, rq->__data_len, user);
-	if (is_traced(TRACE_IO_QUEUE))
-		trace_slot(TRACE_IO_QUEUE, slot, rq);
+	if (is_traced(TRACE_IO_QUEUE)) {
+		struct io_request r = { .op = op_of(rq->cmd_flags), .sector = rq->__sector, .bytes = rq->__data_len, .number = slot->number };
+
+		trace_submission(&r, disk_device(disk));
+	}
 	slot->inode = written_inode(rq);
 	if (slot->task != (__u64)task || slot->task_start != task->start_boottime || slot->disk != (__u64)disk ||
 	    slot->journal_writers != journal_writers)
@@ -276,6 +282,7 @@ static __noinline int started_by(struct request_slot *slot, __u64 bio)
 
 	if (own) {
 		slot->task = 0;
+		slot->thread = own->thread;
 		slot->owner = own->owner;
 		slot->row = io_row_find(own->owner, slot->device);
 		slot->fs_device = own->fs_device;
@@ -294,11 +301,6 @@ static __noinline int started_unissued(struct request_slot *slot, __u64 at, __u3
 	int zero = 0;
 
 	slot_begin(slot, at, BPF_CORE_READ(rq, cmd_flags), BPF_CORE_READ(rq, __data_len), user);
-	if (is_traced(TRACE_IO_QUEUE)) {
-		struct io_request r = { .op = op_of(slot->cmd_flags), .sector = BPF_CORE_READ(rq, __sector), .bytes = slot->bytes, .number = slot->number };
-
-		trace_request(TRACE_IO_QUEUE, &r, device);
-	}
 	slot->started = BPF_CORE_READ(rq, start_time_ns);
 	slot->inode = 0;
 	slot->task = 0;
@@ -307,6 +309,13 @@ static __noinline int started_unissued(struct request_slot *slot, __u64 at, __u3
 	slot->row = io_row_find(slot->owner, device);
 	slot->flags = SLOT_LIVE;
 	started_by(slot, (__u64)BPF_CORE_READ(rq, bio));
+	if (is_traced(TRACE_IO_QUEUE)) {
+		struct io_request r = {
+			.op = op_of(slot->cmd_flags), .sector = BPF_CORE_READ(rq, __sector), .bytes = slot->bytes, .number = slot->number, .thread = slot->thread
+		};
+
+		trace_request(TRACE_IO_QUEUE, &r, slot->owner, device);
+	}
 	barrier_var(zero);
 	return zero;
 }
@@ -387,7 +396,7 @@ static __always_inline void note_request(struct io_request *r, __u32 row, enum i
 	r->at = bpf_ktime_get_ns();
 	r->row = row;
 	r->op = op;
-	if (issued < start)
+	if (!start || issued < start)
 		issued = start;
 	r->queue_ns = issued - start;
 	r->device_ns = start ? r->at - issued : 0;
@@ -452,7 +461,7 @@ static __noinline int complete(struct request *rq, struct request_slot *slot, __
 	c->left = bytes;
 	c->op = op_of(cmd_flags);
 	c->to.device = disk_device(rq->q->disk);
-	if (slot && is_request_traced()) {
+	if (is_request_traced() && slot && slot->flags & SLOT_LIVE) {
 		s->r.number = slot->number;
 		s->r.thread = slot->thread;
 	}
@@ -629,7 +638,7 @@ int BPF_PROG(bio_queue, struct bio *bio)
 		return 0;
 	r.number = request_number();
 	if (is_traced(TRACE_IO_QUEUE) && r.op != IO_FLUSH)
-		trace_request(TRACE_IO_QUEUE, &r, disk_device(bio->bi_bdev->bd_disk));
+		trace_submission(&r, disk_device(bio->bi_bdev->bd_disk));
 	return keep_submitter(bio, bpf_ktime_get_ns(), r.number);
 }
 

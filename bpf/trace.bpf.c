@@ -79,12 +79,14 @@ static __always_inline __u16 sleeps_how(bool preempt, unsigned int state, int ex
 	return (state | exit_state) & report;
 }
 
-/* Whoever would run on, and whose cgroup's quota is used up. */
+/* Whoever would run on, and whose cgroup's quota is used up, which is none of real-time threads'. */
+#define MAX_RT_PRIO 100
+
 static __always_inline void throttled(struct task_struct *task, unsigned int state)
 {
 	struct trace_record r = { .kind = TRACE_THROTTLE, .b = task->pid };
 
-	if (!state && is_leaf_throttled(task->se.cfs_rq) && is_throttled(task))
+	if (!state && task->prio >= MAX_RT_PRIO && is_leaf_throttled(task->se.cfs_rq) && is_throttled(task))
 		trace_uninterrupted(&r, TRACE_SHORT);
 }
 
@@ -99,7 +101,7 @@ int BPF_PROG(trace_switch, bool preempt, struct task_struct *prev, struct task_s
 		trigger_by_wait(next);
 	if (!is_task_wanted(prev) && !is_task_wanted(next))
 		return 0;
-	if (is_traced(TRACE_THROTTLE))
+	if (is_traced(TRACE_THROTTLE) && is_task_wanted(prev))
 		throttled(prev, state);
 	if (!is_traced(TRACE_SWITCH))
 		return 0;
@@ -115,7 +117,7 @@ static __always_inline int woken(struct task_struct *task)
 
 	t = trace_here(&cpu);
 	/* The interrupt that hrtimers come with is no device's. */
-	if (t && (t->irq_since || t->softirq_since || t->timer_since[true]))
+	if (t && (t->irq_since || t->softirq_since || t->timer_since[TIMER_HARD]))
 		r.c |= TRACE_INTERRUPT;
 	if (!is_task_wanted(task) && (r.c & TRACE_INTERRUPT || !is_task_wanted(bpf_get_current_task_btf())))
 		return 0;
@@ -233,7 +235,7 @@ checked_once int function_learn(__u64 address)
 	return 0;
 }
 
-static __always_inline int timer_begins(bool high_resolution, __u64 function)
+static __always_inline int timer_begins(enum timer_level level, __u64 function)
 {
 	struct trace_cpu *t;
 	__u32 cpu;
@@ -243,30 +245,35 @@ static __always_inline int timer_begins(bool high_resolution, __u64 function)
 		return 0;
 	if (is_traced(TRACE_TIMER))
 		function_learn(function);
-	t->timer_function[high_resolution] = function;
-	t->timer_since[high_resolution] = bpf_ktime_get_boot_ns();
+	t->timer_function[level] = function;
+	t->timer_since[level] = bpf_ktime_get_boot_ns();
 	return 0;
 }
 
 static __always_inline int timer_ends(bool high_resolution)
 {
 	struct trace_record r = { .kind = TRACE_TIMER, .a = high_resolution, .c = current_tid() };
+	enum timer_level level = TIMER_LOW;
 	struct trace_cpu *t;
 	__u32 cpu;
 
 	t = trace_here(&cpu);
-	if (!t || !t->timer_since[high_resolution])
+	if (!t)
 		return 0;
-	r.b = saturated(bpf_ktime_get_boot_ns() - t->timer_since[high_resolution]);
-	r.more[0] = t->timer_function[high_resolution];
-	t->timer_since[high_resolution] = 0;
+	if (high_resolution)
+		level = t->timer_since[TIMER_HARD] ? TIMER_HARD : TIMER_SOFT;
+	if (!t->timer_since[level])
+		return 0;
+	r.b = saturated(bpf_ktime_get_boot_ns() - t->timer_since[level]);
+	r.more[0] = t->timer_function[level];
+	t->timer_since[level] = 0;
 	return is_traced(TRACE_TIMER) ? trace_interruptible(&r, TRACE_SHORT + 8) : 0;
 }
 
 SEC("tp_btf/timer_expire_entry")
 int BPF_PROG(trace_timer_begins, struct timer_list *timer)
 {
-	return timer_begins(false, (__u64)BPF_CORE_READ(timer, function));
+	return timer_begins(TIMER_LOW, (__u64)BPF_CORE_READ(timer, function));
 }
 
 SEC("tp_btf/timer_expire_exit")
@@ -278,7 +285,7 @@ int BPF_PROG(trace_timer)
 SEC("tp_btf/hrtimer_expire_entry")
 int BPF_PROG(trace_hrtimer_begins, struct hrtimer *timer)
 {
-	return timer_begins(true, (__u64)BPF_CORE_READ(timer, function));
+	return timer_begins(BPF_CORE_READ(timer, is_soft) ? TIMER_SOFT : TIMER_HARD, (__u64)BPF_CORE_READ(timer, function));
 }
 
 SEC("tp_btf/hrtimer_expire_exit")

@@ -23,6 +23,7 @@ struct timer_list {
 
 struct hrtimer {
 	void (*function)(struct hrtimer *);
+	__u8 is_soft;
 };
 
 struct cred {

@@ -383,10 +383,8 @@ static __noinline __u32 conn_begin(struct sock *sk, struct conn_counts *before, 
 	if (bpf_map_update_elem(&conn_timers, &address, &at, BPF_ANY))
 		lose(LOSS_TIMER_TABLE_FULL);
 	/* Now: for user space, a slot with a socket is in use. Whatever goes on at the socket meanwhile is the tenure's before it. */
-	barrier();
-	c->sk = address;
-	barrier();
-	ref->conn = at;
+	__sync_lock_test_and_set(&c->sk, address);
+	__sync_lock_test_and_set(&ref->conn, at);
 	return at;
 }
 

@@ -306,16 +306,25 @@ static __always_inline __u32 request_number(void)
 	return is_request_traced() ? __sync_fetch_and_add(&requests_numbered, 1) + 1 : 0;
 }
 
-/* What a request is about to do; a completion has more. */
-static __noinline int trace_request(enum trace_kind kind, struct io_request *r, __u32 device)
+/* What a request is to do, which whoever is running need not have to do with; a completion has more. */
+static __noinline int trace_request(enum trace_kind kind, struct io_request *r, __u32 owner, __u32 device)
 {
-	struct trace_record record = { .kind = kind, .a = r->op, .b = bpf_get_current_pid_tgid(), .c = device };
+	struct trace_record record = { .kind = kind, .a = r->op, .b = r->thread, .c = device };
 
-	if ((trace_device && trace_device != device) || !is_task_wanted(bpf_get_current_task_btf()))
+	if ((trace_device && trace_device != device) || !is_wanted(owner))
 		return 0;
 	record.more[0] = r->sector;
 	record.more[1] = r->bytes | (__u64)r->number << 32;
 	return trace_interruptible(&record, TRACE_SHORT + 16);
+}
+
+/* The current thread submits a request. */
+static __noinline int trace_submission(struct io_request *r, __u32 device)
+{
+	struct task_context *c = trace_some ? task_context(bpf_get_current_task_btf()) : NULL;
+
+	r->thread = bpf_get_current_pid_tgid();
+	return trace_request(TRACE_IO_QUEUE, r, c ? c->owner : OWNER_NONE, device);
 }
 
 checked_once int trace_completion(struct io_request *r)

@@ -71,6 +71,13 @@ struct trace_chunk {
 	__u8 data[TRACE_CHUNK + TRACE_LONGEST]; /* the last one may be longer than the chunk */
 };
 
+/* Of timers: within one of a level, only those of a higher one can come. */
+enum timer_level {
+	TIMER_LOW,  /* of low resolution */
+	TIMER_SOFT, /* an hrtimer that softirqs call */
+	TIMER_HARD, /* an hrtimer that interrupts call */
+};
+
 struct trace_cpu {
 	__u64 reserved;  /* the position behind the last record, */
 	__u64 published; /* and behind the last of which all before are written, too */
@@ -78,8 +85,8 @@ struct trace_cpu {
 	__u64 at;        /* of the last one */
 	__u64 nested;    /* how many programs that can be interrupted are writing */
 	__u64 irq_since, softirq_since;
-	__u64 timer_since[2], timer_function[2]; /* the second of an hrtimer, which can come while another one is at work */
-	__u64 unused[5]; /* two lines of the cache, of which processors fetch pairs */
+	__u64 timer_since[3], timer_function[3]; /* by enum timer_level */
+	__u64 unused[3]; /* two lines of the cache, of which processors fetch pairs */
 };
 
 struct {
@@ -237,8 +244,8 @@ struct {
 	__type(value, __u32);
 } trace_unwanted SEC(".maps");
 
-/* Of what a process is, which it may not be any more when it has executed another program; never 0. */
-static __always_inline __u32 trace_stamp(const struct process *p) { return ((__u32)p->start_boottime ^ p->group) | 1; }
+/* Of what a process is, which it may not be any more when it has executed another program; never 0. Groups are numbered one after the other. */
+static __always_inline __u32 trace_stamp(const struct process *p) { return ((__u32)(p->start_boottime >> 8) ^ p->group) << 1 | 1; }
 
 static __always_inline bool is_wanted(__u32 owner)
 {

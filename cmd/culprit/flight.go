@@ -151,6 +151,9 @@ func (f *traceFlags) record(stderr io.Writer) (err error) {
 				after = time.After(f.after)
 			}
 		case <-after:
+			if _, err := f.probe.Poll(); err != nil { // the names until now
+				return err
+			}
 			if err := f.dump(fired[0].String(), stderr); err != nil {
 				return err
 			}

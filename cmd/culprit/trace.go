@@ -85,7 +85,8 @@ to there.
 
 With --ring, or --trigger, it is a flight recorder: the last events stay in memory,
 and a file is written when a trigger fires, with what came before and --after it;
-the files' names are numbered, and the newest --files of this run stay. SIGUSR1 writes one by hand. The triggers:
+the files' names are numbered, and the newest --files of this run stay. SIGUSR1 writes
+one by hand. The triggers:
   sched.wait>20ms   a thread waited for a CPU for longer
   io.latency>100ms  a request to a disk took longer
   tcp.stall>40ms    a TCP connection paused for longer
@@ -106,6 +107,9 @@ the files' names are numbered, and the newest --files of this run stay. SIGUSR1 
 				return table.Events(cmd.OutOrStdout())
 			}
 			if err := f.check(); err != nil {
+				return err
+			}
+			if err := f.choose(cmd.Flags().Changed("events")); err != nil {
 				return err
 			}
 			if f.records() {
@@ -172,6 +176,30 @@ func (f *traceFlags) check() error {
 	return f.filters.check()
 }
 
+// choose leaves out the kinds of events that the filters leave nothing of, which must not have been asked for.
+func (f *traceFlags) choose(asked bool) error {
+	about := func(kinds ...string) bool {
+		return slices.ContainsFunc(f.events, func(kind string) bool { return slices.Contains(kinds, kind) })
+	}
+	if nobodys := []string{"irq", "softirq", "timer"}; f.chooses() && about(nobodys...) {
+		if asked {
+			return usagef("bad --events: %s are nobody's, and there are none with --pid, --app, --cgroup or --user", strings.Join(nobodys, ", "))
+		}
+		f.events = slices.DeleteFunc(f.events, func(kind string) bool { return slices.Contains(nobodys, kind) })
+	}
+	if f.least > 0 {
+		if !about("io.complete") {
+			return usagef("bad --min-latency: only io.complete has one: give --events io.complete")
+		}
+		beginnings := []string{"io.queue", "io.issue", "io.merge"} // of requests whose latency nobody knows then
+		f.events = slices.DeleteFunc(f.events, func(kind string) bool { return slices.Contains(beginnings, kind) })
+	}
+	if f.device != "" && !about("io.queue", "io.issue", "io.merge", "io.complete") {
+		return usagef("bad --device: only io.queue, io.issue, io.merge and io.complete have one: give --events io")
+	}
+	return nil
+}
+
 // kindsOf are the kinds of events by their names, or what these begin with: "io" is all of disks.
 func kindsOf(names []string) (kinds []string, err error) {
 	all, _ := trace.Kinds()
@@ -224,7 +252,11 @@ func (f *traceFlags) attachIO(owners *owner.Table, _ *table.Table) (*part, error
 
 // attachTCP brings up the tcp probe, whose events go to the trace probe, which is there.
 func (f *traceFlags) attachTCP(owners *owner.Table, _ *table.Table) (*part, error) {
-	probe, err := tcp.Load(owners, tcp.Options{Proc: f.proc, StallMin: defaultMinStall, Events: tcp.Events{Trace: f.probe, Trigger: f.stall}})
+	shortest := defaultMinStall
+	if f.stall > 0 {
+		shortest = min(shortest, f.stall)
+	}
+	probe, err := tcp.Load(owners, tcp.Options{Proc: f.proc, StallMin: shortest, Events: tcp.Events{Trace: f.probe, Trigger: f.stall}})
 	if err != nil {
 		return nil, err
 	}

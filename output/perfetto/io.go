@@ -133,6 +133,9 @@ func (w *Writer) count(until int64) {
 			delete(w.requests, c.request)
 			c.disk.add(-1, -bytes)
 		} else {
+			if len(w.requests) == mostInFlight { // their ends are not traced
+				w.forgetAll()
+			}
 			w.requests[c.request] = c.bytes
 			c.disk.add(1, c.bytes)
 		}
@@ -141,15 +144,24 @@ func (w *Writer) count(until int64) {
 	w.changes = slices.Delete(w.changes, 0, done)
 }
 
+// mostInFlight is more than disks have tags for.
+const mostInFlight = 1 << 17
+
 // forget counts anew from nothing: beginnings and ends may have been lost.
 func (w *Writer) forget(at int64) {
 	w.count(math.MaxInt64)
-	clear(w.requests)
+	w.forgetAll()
 	for _, d := range w.disks {
 		if d.counter != 0 {
-			d.inFlight, d.bytesInFlight = 0, 0
 			w.inFlightAt(at, d)
 		}
+	}
+}
+
+func (w *Writer) forgetAll() {
+	clear(w.requests)
+	for _, d := range w.disks {
+		d.inFlight, d.bytesInFlight = 0, 0
 	}
 }
 

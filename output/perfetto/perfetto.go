@@ -201,7 +201,7 @@ func (w *Writer) losses(t snapshot.Trace) (more bool) {
 		}
 		more = true
 		w.lost[l.Name] = l.Count
-		if l.Name == "events_overwritten" {
+		if l.Name == "events_overwritten" || l.Name == "events_missed" {
 			w.forget(t.End)
 		}
 		w.event(t.End, typeInstant, w.top("culprit"), func() {

@@ -264,7 +264,7 @@ func (t *Table) Gone(owner uint32) bool {
 // Stamp is what BPF programs know an owner by, as it is now (trace_stamp(), bpf/lib/trace.bpf.h).
 func (t *Table) Stamp(owner uint32) uint32 {
 	slot := t.processes.Get(owner)
-	return (uint32(slot.StartBoottime) ^ slot.Group) | 1
+	return (uint32(slot.StartBoottime>>8)^slot.Group)<<1 | 1
 }
 
 // Owners are the numbers of all processes that have one.

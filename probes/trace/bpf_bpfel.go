@@ -43,9 +43,9 @@ type bpfTraceCpu struct {
 	Nested        uint64
 	IrqSince      uint64
 	SoftirqSince  uint64
-	TimerSince    [2]uint64
-	TimerFunction [2]uint64
-	Unused        [5]uint64
+	TimerSince    [3]uint64
+	TimerFunction [3]uint64
+	Unused        [3]uint64
 }
 
 type bpfTraceFunction struct {

@@ -76,6 +76,7 @@ func (p *Probe) Read() (t snapshot.Trace, err error) {
 	t.Threads, p.names.fresh = p.names.fresh, nil
 	p.names.forget(last.boot - keepNames)
 	p.owners.forget(last.boot - keepNames)
+	p.choice.forget(last.boot - keepNames)
 	losses, err := p.losses()
 	if err != nil {
 		return t, err
@@ -218,7 +219,9 @@ func (p *Probe) function(address uint64) string {
 		if err := p.objects.Maps[bpfMapTraceFunctions].Lookup(address, &f); err == nil {
 			name = unix.ByteSliceToString(unsafe.Slice((*byte)(unsafe.Pointer(&f.Name)), len(f.Name)))
 		}
-		p.functions[address] = name
+		if name != "" {
+			p.functions[address] = name
+		}
 	}
 	return name
 }

@@ -64,7 +64,8 @@ func (p *Probe) Poll() ([]Trigger, error) {
 		horizon = now.boot
 	}
 	p.names.forget(horizon - keepNames)
-	p.owners.forget(horizon)
+	p.owners.forget(p.horizon - keepNames)
+	p.choice.forget(p.horizon - keepNames)
 	return triggered, nil
 }
 

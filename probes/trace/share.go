@@ -85,8 +85,11 @@ func (r released) at(owner uint32, time int64) (snapshot.Process, bool) {
 	return snapshot.Process{}, false
 }
 
-// forget leaves what is needed for events from a time on.
+// forget leaves what is needed for events from a time on, and no more than mostKept.
 func (r released) forget(until int64) {
+	if len(r) > mostKept {
+		clear(r)
+	}
 	for owner, tenures := range r {
 		i := 0
 		for i < len(tenures) && tenures[i].until < until {
@@ -107,7 +110,7 @@ func (p *Probe) Release(owners []uint32) (keep []uint32) {
 	if err != nil {
 		return owners
 	}
-	p.choice.forget(owners)
+	p.choice.release(owners, now)
 	for _, owner := range owners {
 		p.owners[owner] = append(p.owners[owner], tenure{now, p.table.Process(owner)})
 	}

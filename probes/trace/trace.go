@@ -40,7 +40,10 @@ var programs = map[string][]string{
 	"oom.kill":       {bpfProgTraceOom},
 	"page.fault":     {bpfProgTraceFaultUser, bpfProgTraceFaultKernel},
 	"syscall":        {bpfProgTraceSyscall, bpfProgTraceSyscallEnds},
-	"timer":          {bpfProgTraceTimerBegins, bpfProgTraceTimer, bpfProgTraceHrtimerBegins, bpfProgTraceHrtimer},
+	"timer": {
+		bpfProgTraceTimerBegins, bpfProgTraceTimer, bpfProgTraceHrtimerBegins, bpfProgTraceHrtimer,
+		bpfProgTraceSoftirqBegins, bpfProgTraceSoftirq, // which some hrtimers come in, and others while these are at work
+	},
 }
 
 // elsewhere are the kinds that other probes' programs tell of (Share).
