@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -416,5 +417,93 @@ func TestThrottled(t *testing.T) {
 	}
 	if len(all.Switches) != 0 {
 		t.Errorf("%d switches, which nobody asked for", len(all.Switches))
+	}
+}
+
+// A process that executes another program is asked about again, whatever it was before.
+func TestChosenWhenItExecutes(t *testing.T) {
+	dir := t.TempDir()
+	copied := func(program, name string) string {
+		t.Helper()
+		text, err := os.ReadFile(program)
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, text, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	keep := func(p snapshot.Process) bool { return strings.HasPrefix(p.Comm, "wanted") }
+	table := livetest.Table(t, owner.Options{})
+	probe := livetest.Probe(t, table, trace.Load, trace.Options{Keep: keep})
+	for i := range 3 {
+		first := exec.Command(copied("/bin/sh", fmt.Sprint("other", i)), "-c", "read go; exec "+copied("/bin/sleep", fmt.Sprint("wanted", i))+" 0.05")
+		stdin, err := first.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := first.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(100 * time.Millisecond)
+		if _, err := probe.Read(); err != nil { // which finds that it is another one
+			t.Fatal(err)
+		}
+		fmt.Fprintln(stdin)
+		if err := first.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		var slept int
+		for range 2 {
+			all, err := probe.Read()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, s := range all.Switches {
+				if s.PrevPID == int32(first.Process.Pid) && s.PrevComm == fmt.Sprint("wanted", i) && s.PrevState == "S" {
+					slept++
+				}
+			}
+		}
+		if slept == 0 {
+			t.Errorf("wanted%d has no events", i)
+		}
+	}
+}
+
+// What a recorder keeps of processes that nobody wants stays unwanted when they are long gone.
+func TestRecorderForgetsNoVerdict(t *testing.T) {
+	keep := func(p snapshot.Process) bool { return p.Comm == "sleep" }
+	table := livetest.Table(t, owner.Options{})
+	probe := livetest.Probe(t, table, trace.Load, trace.Options{Keep: keep})
+	for range 5 {
+		livetest.Command(t, "true")
+		livetest.Command(t, "sleep", "0.01")
+	}
+	for range 5 {
+		if _, err := probe.Poll(); err != nil {
+			t.Fatal(err)
+		}
+		if err := table.Collect(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all, err := probe.Dump()
+	if err != nil {
+		t.Fatal(err)
+	}
+	executed := map[string]int{}
+	for _, e := range all.Executed {
+		executed[e.Comm]++
+	}
+	if executed["sleep"] < 5 || executed["true"] != 0 {
+		t.Errorf("executed: %v", executed)
+	}
+	for _, s := range all.Switches {
+		if s.PrevComm != "sleep" && s.NextComm != "sleep" && s.PrevComm != s.NextComm && s.PrevTID != 0 && s.NextTID != 0 && s.PrevPID == s.NextPID {
+			t.Errorf("%+v", s)
+		}
 	}
 }
