@@ -12,7 +12,8 @@
  * has one cause: the rules are in the order in which they are tried (enum stall_cause).
  *
  * Keeps: a slot per connection, sums per process. Can lose: see enum loss. Where one side has closed the connection, only the timers and what is
- * sent again are seen, as tcp_probe is for established ones: of stalls, what held up the last that was sent is told.
+ * sent again are seen, as tcp_probe is for established ones: of stalls, what held up the last that was sent is told. Writes single events, too, where
+ * they are traced (lib/trace.bpf.h).
  */
 #include "lib/conn.bpf.h"
 #include "lib/datagram.bpf.h"

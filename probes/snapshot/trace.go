@@ -218,7 +218,7 @@ type Syscall struct {
 // Timer is that a timer of the kernel's has run out; At is the end of what it does then.
 type Timer struct {
 	Moment
-	Function string `json:"function" parquet:"function,dict" doc:"of the kernel, that it calls; its address where the kernel hides the name"`
+	Function string `json:"function" parquet:"function,dict" doc:"of the kernel, that it calls"`
 	HighRes  bool   `json:"high_resolution" parquet:"high_resolution" doc:"an hrtimer"`
 	Duration int64  `json:"duration_ns" parquet:"duration_ns" doc:"of the function"`
 	TID      int32  `json:"tid" parquet:"tid" doc:"thread on its CPU"`
@@ -254,12 +254,12 @@ type IOMerge struct {
 	Request
 }
 
-// IOComplete is that a request ends.
+// IOComplete is that a request ends. One whose end reached no program is told of when that is found out, without a sector and times.
 type IOComplete struct {
 	Moment
 	Causer
 	Request
-	Via      string `json:"via" parquet:"via,dict" doc:"reads: file, direct, metadata, swap_in; writes: direct, writeback, journal, metadata, swap_out"`
+	Via      string `json:"via" parquet:"via,dict" doc:"reads: file, direct, metadata, swap_in; writes: direct, writeback, journal, metadata, swap_out; nothing for others"`
 	TID      int32  `json:"tid" parquet:"tid" doc:"thread that submitted it, 0: unknown"`
 	Queued   int64  `json:"queue_ns" parquet:"queue_ns" doc:"from its beginning until the disk was given it; 0 where the kernel keeps no times"`
 	InDevice int64  `json:"device_ns" parquet:"device_ns" doc:"from then until it ended"`
@@ -296,7 +296,7 @@ type TCPRetransmit struct {
 	State string `json:"state" parquet:"state,dict" doc:"of the connection"`
 }
 
-// TCPStallEnd is that a connection goes on after a pause; At is the pause's end.
+// TCPStallEnd is that a connection goes on after a pause, of 5 ms or more; At is the pause's end.
 type TCPStallEnd struct {
 	Moment
 	Causer

@@ -1,4 +1,5 @@
-// Package trace tells of single events, in their order: who had each CPU and who woke whom, interrupts, signals, the lives of threads.
+// Package trace tells of single events, in their order: who had each CPU and who woke whom, interrupts, signals, the lives of threads, and
+// what other probes tell of by it (Share, Follow).
 // Each CPU keeps its last events in memory, which Read takes them from before they are overwritten.
 package trace
 
