@@ -6,9 +6,9 @@ import (
 
 	"github.com/cilium/ebpf"
 
+	"culprit/probes/events"
 	"culprit/probes/hook"
 	"culprit/probes/snapshot"
-	"culprit/probes/trace"
 )
 
 // configure makes the object's programs write events. It returns the maps that they are written to.
@@ -25,11 +25,11 @@ func (e Events) configure(spec *ebpf.CollectionSpec, sys string) (map[string]*eb
 	}); err != nil {
 		return nil, err
 	}
-	return e.Trace.Share(spec)
+	return events.Share(e.Trace, spec)
 }
 
 // TraceEvent adds an event of a disk.
-func (p *Probe) TraceEvent(t *snapshot.Trace, e trace.Event) {
+func (p *Probe) TraceEvent(t *snapshot.Trace, e events.Event) {
 	kind, tid := bpfTraceKind(e.Kind), int32(e.B)
 	switch kind {
 	case bpfTraceKindTRACE_IO_QUEUE:
@@ -57,9 +57,9 @@ func (p *Probe) Detach() error {
 // Before is how many operations completed while the probe was attached, and before the time that the first Read is about.
 func (p *Probe) Before() uint64 { return p.before }
 
-func (p *Probe) tracer() *trace.Probe { return p.options.Events.Trace }
+func (p *Probe) tracer() events.Trace { return p.options.Events.Trace }
 
-func (p *Probe) request(e trace.Event) snapshot.Request {
+func (p *Probe) request(e events.Event) snapshot.Request {
 	return snapshot.Request{Device: p.deviceName(e.C), Op: opNames[bpfIoOp(e.A&0xff)],
 		Sector: int64(e.More[0]), Bytes: int64(uint32(e.More[1])), Number: int64(e.More[1] >> 32)}
 }

@@ -29,11 +29,11 @@ import (
 	"github.com/cilium/ebpf/btf"
 
 	"culprit/probes/bpfmap"
+	"culprit/probes/events"
 	"culprit/probes/hist"
 	"culprit/probes/hook"
 	"culprit/probes/owner"
 	"culprit/probes/snapshot"
-	"culprit/probes/trace"
 )
 
 // Options choose what is kept, where the host is seen, and how much is kept.
@@ -55,7 +55,7 @@ type Options struct {
 
 // Events choose what single events are told of.
 type Events struct {
-	Trace   *trace.Probe  // that tells of those that it wants; nil: of none
+	Trace   events.Trace  // that tells of those that it wants; nil: of none
 	Device  string        // only of this disk; "": of all
 	Least   time.Duration // only completions of requests that took so long
 	Trigger time.Duration // a flight recorder waits for a request that takes longer; 0: it does not
@@ -201,11 +201,11 @@ func configure(spec *ebpf.CollectionSpec, o Options, kernel *btf.Spec) error {
 	hook.Reduce(spec, without, kernel)
 	if o.NoSleeps {
 		delete(spec.Programs, bpfProgTaskSwitch)
-		if !o.Events.Trace.Wants("io.throttle") {
+		if !events.Wants(o.Events.Trace, "io.throttle") {
 			delete(spec.Programs, bpfProgDirtyThrottled)
 		}
 	}
-	if !o.Events.Trace.Wants("io.issue") {
+	if !events.Wants(o.Events.Trace, "io.issue") {
 		delete(spec.Programs, bpfProgRequestIssueTraced)
 	}
 	return nil

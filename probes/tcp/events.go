@@ -7,14 +7,14 @@ import (
 
 	"github.com/cilium/ebpf"
 
+	"culprit/probes/events"
 	"culprit/probes/hook"
 	"culprit/probes/snapshot"
-	"culprit/probes/trace"
 )
 
 // Events choose what single events are told of.
 type Events struct {
-	Trace   *trace.Probe  // that tells of those that it wants; nil: of none
+	Trace   events.Trace  // that tells of those that it wants; nil: of none
 	Trigger time.Duration // a flight recorder waits for a pause that is longer; 0: it does not
 }
 
@@ -23,11 +23,11 @@ func (e Events) configure(spec *ebpf.CollectionSpec) (map[string]*ebpf.Map, erro
 	if err := hook.SetVariables(spec, map[string]any{"stall_trigger": uint64(e.Trigger)}); err != nil {
 		return nil, err
 	}
-	return e.Trace.Share(spec)
+	return events.Share(e.Trace, spec)
 }
 
 // TraceEvent adds an event of a connection.
-func (p *Probe) TraceEvent(t *snapshot.Trace, e trace.Event) {
+func (p *Probe) TraceEvent(t *snapshot.Trace, e events.Event) {
 	kind := bpfTraceKind(e.Kind)
 	if kind != bpfTraceKindTRACE_TCP_STATE && kind != bpfTraceKindTRACE_TCP_RETRANSMIT && kind != bpfTraceKindTRACE_TCP_STALL {
 		return
@@ -53,7 +53,7 @@ func (p *Probe) Detach() error {
 }
 
 // endsOf reads a struct trace_ends (bpf/lib/conn.bpf.h).
-func endsOf(e trace.Event) snapshot.Ends {
+func endsOf(e events.Event) snapshot.Ends {
 	var text [40]byte
 	for i := range len(text) / 8 {
 		binary.LittleEndian.PutUint64(text[8*i:], e.More[i])

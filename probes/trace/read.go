@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"culprit/probes/events"
 	"culprit/probes/owner"
 	"culprit/probes/snapshot"
 )
@@ -206,7 +207,7 @@ func (p *Probe) add(t *snapshot.Trace, cpu int32, r record) {
 		t.Timers = append(t.Timers, snapshot.Timer{Moment: m, Function: p.function(r.more[0]), HighRes: r.a != 0, Duration: int64(r.b), TID: c})
 	default:
 		for _, s := range p.sources {
-			s.TraceEvent(t, Event{Moment: m, Kind: uint8(r.kind), A: r.a, B: r.b, C: r.c, More: r.more})
+			s.TraceEvent(t, events.Event{Moment: m, Kind: uint8(r.kind), A: r.a, B: r.b, C: r.c, More: r.more})
 		}
 	}
 }

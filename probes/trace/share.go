@@ -1,42 +1,20 @@
 package trace
 
 import (
-	"os"
-
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
+	"culprit/probes/events"
 	"culprit/probes/hook"
 	"culprit/probes/snapshot"
 )
 
-// Event is one as another probe's program wrote it (struct trace_record, bpf/lib/trace.bpf.h).
-type Event struct {
-	snapshot.Moment
-	Kind uint8 // enum trace_kind
-	A    uint16
-	B, C uint32
-	More [len(bpfTraceRecord{}.More)]uint64
-}
-
-// Source is a probe whose programs write events, too.
-type Source interface {
-	// TraceEvent adds the event to the trace, if it is one of the probe's.
-	TraceEvent(*snapshot.Trace, Event)
-	// Detach ends its events.
-	Detach() error
-}
-
 // Follow makes a source's events be read.
-func (p *Probe) Follow(s Source) { p.sources = append(p.sources, s) }
+func (p *Probe) Follow(s events.Source) { p.sources = append(p.sources, s) }
 
 // Share makes the programs of another probe's object write those of their events that are wanted to this probe's rings, by the maps
-// that it returns. Of nil, which has none, they write nothing.
+// that it returns.
 func (p *Probe) Share(spec *ebpf.CollectionSpec) (map[string]*ebpf.Map, error) {
-	if p == nil {
-		hook.Resize(spec, map[string]uint32{bpfMapTraceChunks: 1, bpfMapTraceUnwanted: 1, bpfMapTraceNotices: uint32(os.Getpagesize())})
-		return nil, nil
-	}
 	var kinds uint64
 	for name, kind := range elsewhere {
 		if p.wanted[name] {
@@ -44,7 +22,7 @@ func (p *Probe) Share(spec *ebpf.CollectionSpec) (map[string]*ebpf.Map, error) {
 		}
 	}
 	shared := map[string]*ebpf.Map{}
-	for _, name := range []string{bpfMapTraceArmed, bpfMapTraceChunks, bpfMapTraceCpus, bpfMapTraceNotices, bpfMapTraceUnwanted} {
+	for _, name := range []string{events.Armed, events.Chunks, events.CPUs, events.Notices, events.Unwanted} {
 		shared[name] = p.objects.Maps[name]
 		spec.Maps[name].MaxEntries = shared[name].MaxEntries()
 	}
@@ -52,7 +30,7 @@ func (p *Probe) Share(spec *ebpf.CollectionSpec) (map[string]*ebpf.Map, error) {
 }
 
 // Wants is whether events of a kind are to be traced.
-func (p *Probe) Wants(kind string) bool { return p != nil && p.wanted[kind] }
+func (p *Probe) Wants(kind string) bool { return p.wanted[kind] }
 
 // Thread is what a thread was called at a moment; 0 is the idle task of the CPU.
 func (p *Probe) Thread(tid int32, m snapshot.Moment) snapshot.Thread {

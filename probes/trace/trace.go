@@ -18,6 +18,7 @@ import (
 	"github.com/cilium/ebpf/btf"
 
 	"culprit/probes/bpfmap"
+	"culprit/probes/events"
 	"culprit/probes/hook"
 	"culprit/probes/owner"
 	"culprit/probes/snapshot"
@@ -111,7 +112,7 @@ type Probe struct {
 	notices   *bpfmap.Ring[bpfTraceNotice]
 	readers   []reader
 	armed     *bpfmap.Array[uint32]
-	sources   []Source
+	sources   []events.Source
 	names     names
 	owners    released
 	choice    choice
