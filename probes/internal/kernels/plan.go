@@ -24,7 +24,7 @@ var plans = []planned{
 	// Traffic as fast as it gets, tables that are full or large, the same once more, and who goes on within 0.3 ms of an acknowledgement:
 	// emulated machines are late.
 	{dir: "probes/tcp", skip: "TestHealthyTraffic|TestMisleadingTraffic/pictures|TestMisleadingTraffic/has_waited|TestMisleadingTraffic/HTTP|TestRemedies|TestLosses|TestLostWaits|TestFullTableRecovers|TestScale|" +
-		"TestPartialReads|TestReadingsAddUp|TestNagle|TestAcceptedElsewhere|TestCauses/delayed_ack|TestStallTrigger|TestEventsOfRefusals|TestEventsOfRetransmissions/(twice|replies|bulk|FIN|last)"},
+		"TestPartialReads|TestReadingsAddUp|TestNagle|TestAcceptedElsewhere|TestCauses/delayed_ack|TestStallTrigger|TestEventsOfStalls|TestEventsOfRefusals|TestEventsOfRetransmissions/(twice|replies|bulk|FIN|last)"},
 	{dir: "probes/owner", beside: true},
 	{dir: "probes/trace", beside: true},
 	{dir: "probes/io", skip: "TestLossesAreSeen|TestEventsAreFiltered|TestTriggerOfRequests"}, // tables of all sizes, and what is the same everywhere
