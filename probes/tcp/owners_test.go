@@ -273,11 +273,11 @@ func TestWritersAtOnce(t *testing.T) {
 	s := w.read()
 	var sum snapshot.TCPRow
 	for _, r := range s.Rows {
-		if r.Comm == "dd" {
+		if r.Comm == "dd" || !seesWrites(t) && r.Sent > 0 { // else who writes takes nothing over
 			sum.Sent, sum.Accepted, sum.Open = sum.Sent+r.Sent, sum.Accepted+r.Accepted, sum.Open+r.Open
 		}
 	}
-	if sum.Sent != uint64(each*len(writers)) || sum.Accepted != 1 || sum.Open != 1 {
+	if sum.Sent != uint64(each*len(writers)) || sum.Accepted != 1 || sum.Open != 1 && seesWrites(t) {
 		t.Errorf("sent %d bytes, %d were accepted, %d are open; want %d, 1, 1", sum.Sent, sum.Accepted, sum.Open, each*len(writers))
 	}
 	for _, r := range s.Rows {
