@@ -45,7 +45,8 @@ struct thread {
 	__u32 flags;    /* THREAD_… */
 	__u32 off;      /* enum off */
 	__u64 on_at;    /* the run queue's clock when it came on its CPU last, */
-	__u64 off_at;   /* and when it went off, 0 since then */
+	__u64 off_at;   /* and when it went off, 0 since then, */
+	__u64 executed; /* with that much se.sum_exec_runtime */
 	__u64 expected; /* sched_info.run_delay, once all waits so far are in it */
 	__u64 waited;   /* of them, since off_at */
 	__u64 ran, irq, softirq;
@@ -60,6 +61,7 @@ struct thread {
 	__u64 counted;       /* ours at the same moment: `expected` */
 	__u64 unplaced_listed;
 	__u64 waiting;     /* ns that it has been waiting for by then */
+	__u64 unseen;      /* ns that it has been on a CPU since off_at: that reached no program */
 	__u64 migrations;
 	__u64 numa_pages;  /* migrated between nodes */
 	__u32 list;        /* the last one that it is in */
@@ -713,11 +715,26 @@ checked_once int wait_tell(__u64 at, __u64 wait, __u64 queued, __u64 quota, __u6
 
 /* ---- the switch ---- */
 
-/* A thread is on a CPU again, having waited for one for so long since it went off. Clocks of two CPUs can differ by less than a microsecond. */
-static __always_inline void has_slept(struct thread *t, __u64 arrival, __u64 wait)
+/* For how long a thread was on CPUs since it went off one, unseen, by the kernel's sum. */
+static __always_inline __u64 ran_unseen(const struct thread *t, __u64 runtime)
 {
-	if (t->off_at && (__s64)(arrival - t->off_at - wait) > 0)
-		t->slept[t->off & (OFF_MAX - 1)] += arrival - t->off_at - wait;
+	return (__s64)(runtime - t->executed) > 0 ? runtime - t->executed : 0;
+}
+
+/*
+ * A thread is on a CPU again, having waited for one for so long since it went off, with so much se.sum_exec_runtime. Clocks of two
+ * CPUs can differ by less than a microsecond.
+ */
+static __always_inline void has_slept(struct thread *t, __u64 arrival, __u64 wait, __u64 runtime)
+{
+	__u64 off = arrival - t->off_at - wait, ran = ran_unseen(t, runtime);
+
+	if (t->off_at && (__s64)off > 0) {
+		if (ran > off)
+			ran = off;
+		t->ran += ran;
+		t->slept[t->off & (OFF_MAX - 1)] += off - ran;
+	}
 	t->on_at = arrival;
 	t->off_at = 0;
 }
@@ -749,8 +766,9 @@ checked_once int switch_unseen(__u32 cpu, __u64 arrival, __u64 now)
 	if (t && thread) {
 		t->ran += until - c->since;
 		t->switches++;
-		t->off = OFF_ASLEEP; /* as far as it did not wait, which is known */
+		t->off = OFF_ASLEEP; /* as far as it did not wait or run, which is known */
 		t->off_at = until;
+		t->executed = c->runtime + until - c->since;
 	}
 	run_add(c, cpu, until, 0, 0);
 	c->since = until;
@@ -786,7 +804,7 @@ int BPF_PROG(thread_switch, bool preempt, struct task_struct *prev, struct task_
 			if (t && thread) {
 				wait = prev->sched_info.run_delay - t->expected;
 				t->expected += wait;
-				has_slept(t, c->since, wait + t->waited);
+				has_slept(t, c->since, wait + t->waited, prev->se.sum_exec_runtime - (now - c->since));
 				t->waited = 0;
 				charge_history(cpu, thread, c->since - wait, c->since);
 				if (wait >= talkers_wait && tc && tc->marks & TASK_TALKS)
@@ -823,6 +841,7 @@ int BPF_PROG(thread_switch, bool preempt, struct task_struct *prev, struct task_
 		if (tell_sleeps && t->off == OFF_ASLEEP && prev->mm && is_followed(t->owner) && !is_foreign(prev))
 			t->off = sleeps_for(as_number((void *)bpf_task_pt_regs(prev)), as_number(prev->files));
 		t->off_at = now;
+		t->executed = prev->se.sum_exec_runtime;
 		leaf = prev->se.cfs_rq;
 		if (is_leaf_throttled(leaf) && is_throttled(prev)) {
 			t->flags |= THREAD_THROTTLED;
@@ -882,7 +901,7 @@ int BPF_PROG(thread_switch, bool preempt, struct task_struct *prev, struct task_
 	elsewhere = t->waited + delay;
 	wait += t->waited;
 	t->waited = 0;
-	has_slept(t, now, wait);
+	has_slept(t, now, wait, c->runtime);
 	wait += delay;
 	p = bpf_map_lookup_elem(&sched_processes, &owner);
 	if (!p)
@@ -1240,6 +1259,7 @@ int collect(struct bpf_iter__task *ctx)
 	t->listed = 1;
 	bpf_probe_read_kernel(t->comm, sizeof(t->comm), &task->comm);
 	t->waiting = 0;
+	t->unseen = t->off_at ? ran_unseen(t, task->se.sum_exec_runtime) : 0;
 	cpu = task->se.cfs_rq->rq->cpu;
 	c = bpf_map_lookup_elem(&cpus, &cpu);
 	if (!c || !c->offset_until)
@@ -1251,6 +1271,7 @@ int collect(struct bpf_iter__task *ctx)
 	if (!t->switches && !t->off_at && c->tid != t->tid) {
 		t->off = off_reason(task, false, task->__state);
 		t->off_at = now;
+		t->executed = task->se.sum_exec_runtime;
 	}
 	return 0;
 }

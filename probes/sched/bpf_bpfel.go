@@ -182,6 +182,7 @@ type bpfThread struct {
 	Off       uint32
 	OnAt      uint64
 	OffAt     uint64
+	Executed  uint64
 	Expected  uint64
 	Waited    uint64
 	Ran       uint64
@@ -203,6 +204,7 @@ type bpfThread struct {
 	Counted        uint64
 	UnplacedListed uint64
 	Waiting        uint64
+	Unseen         uint64
 	Migrations     uint64
 	NumaPages      uint64
 	List           uint32

@@ -124,7 +124,8 @@ func wallOf(t bpfThread, now uint64) wall {
 		}
 		return w
 	}
-	if slept := now - t.OffAt - t.Waiting - t.Waited; bpfOff(t.Off) != bpfOffOFF_RUNNABLE && now > t.OffAt && int64(slept) > 0 {
+	w.ran += t.Unseen
+	if slept := now - t.OffAt - t.Waiting - t.Waited - t.Unseen; bpfOff(t.Off) != bpfOffOFF_RUNNABLE && now > t.OffAt && int64(slept) > 0 {
 		w.slept[t.Off%uint32(len(w.slept))] += slept
 	}
 	return w

@@ -16,6 +16,8 @@ import (
 	"culprit/probes/owner"
 	"culprit/probes/sched"
 	"culprit/probes/snapshot"
+
+	"golang.org/x/sys/unix"
 )
 
 // watch is a running sched probe.
@@ -213,7 +215,31 @@ func load(t testing.TB, comm string, cpu, nice int, what string) *exec.Cmd {
 		cmd.Process.Kill()
 		cmd.Wait()
 	})
+	// Until it is what it is called and where it is wanted: beside a hog, that takes some time, which is another program's.
+	for deadline := time.Now().Add(time.Minute); !atWork(t, cmd.Process.Pid, comm, cpu, nice); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s does not begin", comm)
+		}
+	}
 	return cmd
+}
+
+// atWork is whether a load has done what it does before anything else.
+func atWork(t testing.TB, pid int, comm string, cpu, nice int) bool {
+	t.Helper()
+	name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var cpus unix.CPUSet
+	if err := unix.SchedGetaffinity(pid, &cpus); err != nil {
+		t.Fatal(err)
+	}
+	priority, err := unix.Getpriority(unix.PRIO_PROCESS, pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(name)) == comm && cpus.Count() == 1 && cpus.IsSet(cpu) && 20-priority == nice
 }
 
 // missed ends a load that computes, and is for how many ns it missed the CPU by its own clock.
