@@ -121,23 +121,36 @@ func matrix(ctx context.Context) error {
 			return testImage(dir, p.tree, p.tests, r.installed)
 		})
 	}
+	inMachines := func(i int, into *results, packages []string, flags ...string) {
+		group.Go(func() error {
+			image, err := images[i]()
+			if err == nil {
+				m := machine{all[i].installed, all[i].kernel.cpu, p.initramfs, root, image, packages, flags}
+				err = inMachine(ctx, m, work, into.event(say, *verbose))
+			}
+			into.fail(err)
+			return nil
+		})
+	}
 	// Many machines, the longest first, so that no processor has nothing to do while another has two left.
 	for _, packages := range p.machines {
 		for i, r := range all {
-			group.Go(func() error {
-				image, err := images[i]()
-				if err == nil {
-					m := machine{r.installed, r.kernel.cpu, p.initramfs, root, image, packages}
-					err = inMachine(ctx, m, work, r.event(say, *verbose))
-				}
-				r.fail(err)
-				return nil
-			})
+			inMachines(i, r, packages)
 		}
 	}
 	group.Wait()
-	for _, r := range all {
+	failures, second := make([]map[string][]string, len(all)), make([]*results, len(all))
+	for i, r := range all {
 		r.fail(r.decodeUnended())
+		failures[i], second[i] = r.failures(), &results{kernel: r.kernel, packages: map[string]*outcome{}}
+		for pkg, tests := range failures[i] {
+			say("%s: %s: once more: %s", r.kernel.name, pkg, strings.Join(tests, ", "))
+			inMachines(i, second[i], []string{pkg}, runOnly(tests))
+		}
+	}
+	group.Wait()
+	for i, r := range all {
+		r.passedAgain(failures[i], second[i])
 	}
 	if *only == "" || *only == running {
 		all = append(all, host)

@@ -34,11 +34,17 @@ type outcome struct {
 	status int
 	ended  bool
 	tests  map[string]*verdict
+	first  []string // what those printed that failed, and passed when they were run again
 }
+
+const (
+	allOfPackage = "(package)" // what belongs to no test
+	passedSecond = "pass again"
+)
 
 // verdict is a test's, as `go tool test2json` has it.
 type verdict struct {
-	action string // pass, fail or skip
+	action string // pass, fail, skip or passedSecond
 	output strings.Builder
 }
 
@@ -97,7 +103,7 @@ func (o *outcome) decode(pkg string) error {
 			return fmt.Errorf("decoding the output of %s: %w", pkg, err)
 		}
 		if e.Test == "" {
-			e.Test = "(package)"
+			e.Test = allOfPackage
 		}
 		v := o.tests[e.Test]
 		if v == nil {
@@ -150,7 +156,7 @@ func printResults(w io.Writer, all []*results, offline []*results) {
 		fmt.Fprint(t, "\t", r.kernel.name)
 		for pkg, o := range r.packages {
 			for name := range o.tests {
-				if !strings.Contains(name, "/") && name != "(package)" {
+				if !strings.Contains(name, "/") && name != allOfPackage {
 					checks[[2]string{probe(pkg), name}] = true
 				}
 			}
@@ -185,14 +191,26 @@ func printResults(w io.Writer, all []*results, offline []*results) {
 		}
 	}
 	for _, r := range all {
+		printFirst(w, r)
+	}
+	for _, r := range all {
 		printFailures(w, r)
+	}
+}
+
+// printFirst shows what passed the second time only: nobody finds its cause who does not notice it.
+func printFirst(w io.Writer, r *results) {
+	for pkg, o := range r.packages {
+		for _, output := range o.first {
+			fmt.Fprintf(w, "\n%s: failed, and passed when it was run again: %s: %s", r.kernel.name, probe(pkg), output)
+		}
 	}
 }
 
 func mark(r *results, of, name string) string {
 	for pkg, o := range r.packages {
 		if v := o.tests[name]; probe(pkg) == of && v != nil {
-			return map[string]string{"pass": "ok", "skip": "-", "fail": "FAILED"}[o.action(name)]
+			return map[string]string{"pass": "ok", "skip": "-", "fail": "FAILED", passedSecond: "ok, the 2nd time"}[o.action(name)]
 		}
 	}
 	return "not run"

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,6 +25,7 @@ type machine struct {
 	root      string // disk, shared by all machines
 	tests     string // disk
 	packages  []string
+	flags     []string // for the tests, beside those of the plan
 }
 
 const (
@@ -53,7 +55,7 @@ func (m machine) run(ctx context.Context, dir string, event func(wire.Event)) er
 		"-kernel", m.kernel.image, "-initrd", m.initramfs,
 		// Grace periods take long where little happens. The clock is left to the kernel: what it measures it against is not exact
 		// either, on a busy machine, and it finds that out.
-		"-append", "console=ttyS0 panic=-1 oops=panic loglevel=5 mitigations=off init_on_alloc=0 hardened_usercopy=off randomize_kstack_offset=off nowatchdog rcupdate.rcu_expedited=1 -- " + strings.Join(m.packages, " "),
+		"-append", "console=ttyS0 panic=-1 oops=panic loglevel=5 mitigations=off init_on_alloc=0 hardened_usercopy=off randomize_kstack_offset=off nowatchdog rcupdate.rcu_expedited=1 -- " + strings.Join(slices.Concat(m.packages, m.flags), " "),
 		"-serial", "file:" + console,
 		"-chardev", "stdio,id=report,signal=off", "-serial", "chardev:report",
 	}

@@ -79,6 +79,11 @@ func run() error {
 		if !slices.Contains(os.Args, t.Package) {
 			continue
 		}
+		for _, arg := range os.Args[1:] {
+			if strings.HasPrefix(arg, "-") {
+				t.Args = append(t.Args, arg)
+			}
+		}
 		status, err := test(t, spare(disks), report)
 		if err != nil {
 			return fmt.Errorf("running %s: %w", t.Package, err)
