@@ -22,6 +22,7 @@ type cpu struct {
 	lastSwitch, lastWaking int64 // in the columns, which have the differences
 
 	tid   int32 // that the last switch brought
+	comm  string
 	since int64
 
 	timers lanes
@@ -32,6 +33,16 @@ const unknown = -1
 
 // defaultPrio is nice 0's, for events whose threads' priorities nobody asked for.
 const defaultPrio = 120
+
+// The idle task, as events of it have it that are not the kernel's.
+const (
+	idleName = "swapper"
+	idlePrio = 120
+)
+
+// unseenState is that of a thread whose going off its CPU nobody saw. A state that there is not would be an error to readers; this one
+// says that it does not run, nor waits for a CPU.
+const unseenState = "I"
 
 // mostCPUs is more than kernels have (NR_CPUS).
 const mostCPUs = 1 << 13
@@ -95,6 +106,9 @@ func (w *Writer) sched(t snapshot.Trace) {
 }
 
 func (c *cpu) switched(s *snapshot.SchedSwitch) {
+	if c.tid != unknown && s.PrevTID != c.tid && s.At > c.since+2 {
+		c.gap(s)
+	}
 	if s.PrevTID == c.tid && s.At >= c.since {
 		c.column(schedSwitchTime, s.At-c.lastSwitch)
 		c.column(schedPrevState, state(s.PrevState))
@@ -103,18 +117,10 @@ func (c *cpu) switched(s *snapshot.SchedSwitch) {
 		c.nameColumn(schedNextName, s.NextComm)
 		c.lastSwitch = s.At
 	} else {
-		c.event(s.At, s.PrevTID, eventSwitch, func(m *message) {
-			m.string(switchPrevName, s.PrevComm)
-			m.int(switchPrevTID, int64(s.PrevTID))
-			m.int(switchPrevPrio, defaultPrio)
-			m.int(switchPrevState, state(s.PrevState))
-			m.string(switchNextName, s.NextComm)
-			m.int(switchNextTID, int64(s.NextTID))
-			m.int(switchNextPrio, int64(s.NextPrio))
-		})
+		c.between(s.At, snapshot.Thread{TID: s.PrevTID, Comm: s.PrevComm}, state(s.PrevState), snapshot.Thread{TID: s.NextTID, Comm: s.NextComm}, s.NextPrio)
 	}
 	if s.At >= c.since {
-		c.tid, c.since = s.NextTID, s.At
+		c.tid, c.comm, c.since = s.NextTID, s.NextComm, s.At
 	}
 	// A thread that ended never comes back, and its number can become another's. A main thread can end before others of
 	// its process, and must not end that.
@@ -124,6 +130,42 @@ func (c *cpu) switched(s *snapshot.SchedSwitch) {
 			m.int(freeTID, int64(s.PrevTID))
 		})
 	}
+}
+
+// nobodyRuns is what is known of all CPUs once something was lost: readers, who are told of it, take it for the same.
+func (w *Writer) nobodyRuns() {
+	for _, c := range w.cpus {
+		if c != nil {
+			c.tid = unknown
+		}
+	}
+}
+
+// gap appends what a reader must know where switches are missing, as those of others are if only some processes are traced: that
+// the thread that the last one brought is gone, though nobody knows since when, and nobody has the CPU until the one came
+// that s tells of. The reader would have the former run until then.
+func (c *cpu) gap(s *snapshot.SchedSwitch) {
+	idle, prev := snapshot.Thread{Comm: idleName}, snapshot.Thread{TID: s.PrevTID, Comm: s.PrevComm}
+	if c.tid != 0 {
+		c.between(c.since+1, snapshot.Thread{TID: c.tid, Comm: c.comm}, state(unseenState), idle, idlePrio)
+	}
+	if s.PrevTID != 0 {
+		c.between(s.At-1, idle, 0, prev, defaultPrio)
+	}
+	c.tid, c.comm, c.since = prev.TID, prev.Comm, s.At-1
+}
+
+// between appends a switch with an event of its own, which says all of it.
+func (c *cpu) between(at int64, prev snapshot.Thread, prevState int64, next snapshot.Thread, nextPrio int32) {
+	c.event(at, prev.TID, eventSwitch, func(m *message) {
+		m.string(switchPrevName, prev.Comm)
+		m.int(switchPrevTID, int64(prev.TID))
+		m.int(switchPrevPrio, defaultPrio)
+		m.int(switchPrevState, prevState)
+		m.string(switchNextName, next.Comm)
+		m.int(switchNextTID, int64(next.TID))
+		m.int(switchNextPrio, int64(nextPrio))
+	})
 }
 
 // state is the number that the tracepoint sched_switch has for a state (TASK_REPORT in the kernel's

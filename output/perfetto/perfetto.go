@@ -78,6 +78,10 @@ func (w *Writer) Write(t snapshot.Trace) error {
 	clear(w.numbers)
 	w.clocks(t)
 	w.threads(t)
+	losses := w.newLosses(t)
+	if len(losses) > 0 {
+		w.nobodyRuns()
+	}
 	w.sched(t)
 	w.throttled(t)
 	w.interrupts(t)
@@ -88,7 +92,8 @@ func (w *Writer) Write(t snapshot.Trace) error {
 	w.io(t)
 	w.tcp(t)
 	w.ended(t)
-	w.bundles(w.losses(t))
+	w.losses(t.End, losses)
+	w.bundles(len(losses) > 0)
 	return w.flush()
 }
 
@@ -192,21 +197,24 @@ func (w *Writer) ended(t snapshot.Trace) {
 	}
 }
 
-// losses says by how much the counters of losses grew, and whether one did.
-func (w *Writer) losses(t snapshot.Trace) (more bool) {
+// newLosses are the counters that grew since the last Write, by how much.
+func (w *Writer) newLosses(t snapshot.Trace) (grown []snapshot.Loss) {
 	for _, l := range t.Loss {
-		n := l.Count - w.lost[l.Name]
-		if n == 0 {
-			continue
+		if n := l.Count - w.lost[l.Name]; n > 0 {
+			grown = append(grown, snapshot.Loss{Name: l.Name, Count: n})
+			w.lost[l.Name] = l.Count
 		}
-		more = true
-		w.lost[l.Name] = l.Count
+	}
+	return grown
+}
+
+func (w *Writer) losses(at int64, grown []snapshot.Loss) {
+	for _, l := range grown {
 		if l.Name == "events_overwritten" || l.Name == "events_missed" {
-			w.forget(t.End)
+			w.forget(at)
 		}
-		w.event(t.End, typeInstant, w.top("culprit"), func() {
-			w.out.string(markName, fmt.Sprintf("lost: %s=%d", l.Name, n))
+		w.event(at, typeInstant, w.top("culprit"), func() {
+			w.out.string(markName, fmt.Sprintf("lost: %s=%d", l.Name, l.Count))
 		})
 	}
-	return more
 }

@@ -267,6 +267,37 @@ func TestProcessorReadsLosses(t *testing.T) {
 		1 1000 -1 101`)
 }
 
+// Where only some processes are traced, switches between others are missing: those are not said to run meanwhile.
+func TestProcessorReadsChosenProcesses(t *testing.T) {
+	p, path := processor.Start(t), file(t, write(t, snapshot.Trace{
+		Start: start, End: start + 20_000, RealTime: 1,
+		Switches: []snapshot.SchedSwitch{
+			change(1000, 0, idle0, "R", server, 120),
+			change(3000, 0, server, "S", db, 120), // db is not chosen, and goes unseen
+			change(7000, 0, shell, "R+", server, 120),
+			change(9000, 0, server, "S", idle0, 120), // and so does the idle task
+			change(12_000, 0, db, "S", worker, 120),
+			change(13_000, 0, worker, "D", shell, 120),
+		},
+	}, snapshot.Trace{
+		Start: start + 20_000, End: start + 40_000, RealTime: 20_001,
+		Switches: []snapshot.SchedSwitch{
+			change(30_000, 0, idle0, "R", server, 120),
+			change(31_000, 0, server, "S", idle0, 120),
+		},
+	}))
+	expect(t, p, path, noErrors, "")
+	expect(t, p, path, "select printf('%d %d %s %s', ts - 5000000000000, dur, thread.name, end_state) from sched_slice join thread using (utid) where tid <> 0 order by ts", `
+		1000 2000 server S
+		3000 1 db I
+		6999 1 sh R+
+		7000 2000 server S
+		11999 1 db S
+		12000 1000 worker D
+		13000 1 sh I
+		30000 1000 server S`)
+}
+
 // schedule is what CPUs do at random, in batches whose events are some us older than their beginnings.
 func schedule(batches, each int) (out []snapshot.Trace) {
 	r := rand.New(rand.NewPCG(1, 2))
