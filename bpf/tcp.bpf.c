@@ -411,7 +411,7 @@ static __noinline struct conn *conn_found_late(struct sock *sk, __u32 written)
 	if (!ref)
 		return NULL;
 	if (ref->owner) {
-		c = conn_at(conn_begin(sk, &before, listener_of(ref), CONN_ACCEPTED | CONN_PROVISIONAL, now));
+		c = conn_at(conn_begin(sk, NULL, &before, listener_of(ref), CONN_ACCEPTED | CONN_PROVISIONAL));
 		if (c) {
 			lose(LOSS_UNSEEN_STATES);
 			c->established = now;
@@ -422,8 +422,8 @@ static __noinline struct conn *conn_found_late(struct sock *sk, __u32 written)
 	if (written)
 		count_written(&before, tp, written);
 	if (is_kernels(sk, tp))
-		return conn_at(conn_begin(sk, &before, OWNER_KERNEL, 0, now));
-	return conn_at(conn_begin(sk, &before, OWNER_UNATTRIBUTED_SOCKET, CONN_PROVISIONAL, now));
+		return conn_at(conn_begin(sk, NULL, &before, OWNER_KERNEL, 0));
+	return conn_at(conn_begin(sk, NULL, &before, OWNER_UNATTRIBUTED_SOCKET, CONN_PROVISIONAL));
 }
 
 /*
@@ -650,7 +650,6 @@ static __noinline int conn_handed_over(struct conn *c, struct sock *sk, __u32 ow
 {
 	__u64 now = bpf_ktime_get_ns();
 	struct tcp_sock *tp;
-	struct conn *new;
 	__u32 flags;
 
 	/* A thread of the kernel acts on behalf of somebody, as for Multipath TCP, or on the kernel's own. */
@@ -669,14 +668,10 @@ static __noinline int conn_handed_over(struct conn *c, struct sock *sk, __u32 ow
 		return -1;
 	flags = (c->flags & (CONN_OPENED | CONN_ACCEPTED)) | CONN_MOVED_IN;
 	conn_settle(c, tp, written);
-	new = conn_at(conn_begin(sk, &c->now, owner, flags, now));
-	if (!new) {
+	if (!conn_begin(sk, c, &c->now, owner, flags)) {
 		c->leaves = 0;
 		return 0;
 	}
-	new->established = c->established;
-	new->first_byte = c->first_byte;
-	barrier();
 	c->ended = now;
 	return 0;
 }
@@ -737,7 +732,7 @@ static __always_inline int state_change(struct sock *sk, int from, int to)
 	if (to == TCP_SYN_SENT) {
 		if (c) /* one that failed is tried again */
 			conn_end(c, now);
-		c = conn_at(conn_begin(sk, NULL, is_kernels(sk, tp) ? OWNER_KERNEL : owner_of_current(), CONN_OPENED, now));
+		c = conn_at(conn_begin(sk, NULL, NULL, is_kernels(sk, tp) ? OWNER_KERNEL : owner_of_current(), CONN_OPENED));
 		if (c)
 			c->state = to;
 		trace_state(c, from, to);
@@ -745,7 +740,7 @@ static __always_inline int state_change(struct sock *sk, int from, int to)
 	}
 	if (to == TCP_SYN_RECV && from != TCP_SYN_SENT) {
 		ref = bpf_sk_storage_get(&conn_refs, sk, 0, 0);
-		c = conn_at(conn_begin(sk, NULL, listener_of(ref), CONN_ACCEPTED | CONN_PROVISIONAL, now));
+		c = conn_at(conn_begin(sk, NULL, NULL, listener_of(ref), CONN_ACCEPTED | CONN_PROVISIONAL));
 		if (c)
 			c->state = to;
 		trace_state(c, from, to);
@@ -1018,7 +1013,7 @@ int find_conns(struct bpf_iter__task_file *ctx)
 	c = conn_of(sk);
 	if (!c) {
 		if (conn_claim(sk))
-			conn_begin(sk, NULL, t->owner, 0, bpf_ktime_get_ns());
+			conn_begin(sk, NULL, NULL, t->owner, 0);
 	} else if (c->owner == OWNER_UNATTRIBUTED_SOCKET) { /* a segment came in first */
 		c->owner = t->owner;
 		c->flags &= ~CONN_PROVISIONAL;

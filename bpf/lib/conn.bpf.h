@@ -331,14 +331,14 @@ static __always_inline void conn_end(struct conn *c, __u64 now)
 }
 
 /*
- * Begins a tenure, and returns its slot, 0 for want of one: a connection that has an owner already stays that one's then. The counts
- * are those of the owners before, NULL for all until now.
+ * Begins a tenure, and returns its slot, 0 for want of one: a connection that has an owner already stays that one's then. It takes over from
+ * another tenure, NULL for the first; that one's counts are those before, NULL for what the socket did until now.
  */
-static __noinline __u32 conn_begin(struct sock *sk, struct conn_counts *before, __u32 owner, __u32 flags, __u64 now)
+static __noinline __u32 conn_begin(struct sock *sk, struct conn *former, struct conn_counts *before, __u32 owner, __u32 flags)
 {
 	struct conn_ref none = {}, *ref = bpf_sk_storage_get(&conn_refs, sk, &none, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	struct tcp_sock *tp = tcp_of(sk);
-	__u64 address = as_number(sk);
+	__u64 address = as_number(sk), now = bpf_ktime_get_ns();
 	struct conn_counts all = {};
 	struct conn *c;
 	__u32 at;
@@ -368,6 +368,10 @@ static __noinline __u32 conn_begin(struct sock *sk, struct conn_counts *before, 
 	c->began = c->last = c->moved = now;
 	c->state = sk->__sk_common.skc_state;
 	conn_describe(c, sk);
+	if (former) {
+		c->established = former->established;
+		c->first_byte = former->first_byte;
+	}
 	if (before)
 		all = *before;
 	else
