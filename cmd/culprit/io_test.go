@@ -166,7 +166,7 @@ func TestSecondInterruptKills(t *testing.T) {
 	select {
 	case err := <-ended:
 		t.Fatalf("ended without having written its report: %v", err)
-	case <-time.After(500 * time.Millisecond):
+	case <-time.After(2 * time.Second):
 	}
 	cmd.Process.Signal(syscall.SIGINT)
 	select {
