@@ -8,7 +8,7 @@ import (
 )
 
 // fewFailures is how many tests of a kernel may fail and be run again. An emulated machine has no idea of time: it stands still while
-// its host has others to run, and loses what its devices tell it. What fails with many others, or twice, does not fail by that.
+// its host has others to run. What fails with many others, or twice, does not fail by that.
 const fewFailures = 3
 
 // failures are the tests that failed, by package: none where something else did, or too much.

@@ -84,6 +84,10 @@ func matrix(ctx context.Context) error {
 	var offline, all []*results
 	var group errgroup.Group
 	group.SetLimit(*machines)
+	processors, err := processors(*machines)
+	if err != nil {
+		return err
+	}
 	host := &results{kernel: kernel{name: running}, packages: map[string]*outcome{}}
 	var name unix.Utsname
 	if err := unix.Uname(&name); err != nil {
@@ -125,7 +129,9 @@ func matrix(ctx context.Context) error {
 		group.Go(func() error {
 			image, err := images[i]()
 			if err == nil {
-				m := machine{all[i].installed, all[i].kernel.cpu, p.initramfs, root, image, packages, flags}
+				processor := <-processors
+				defer func() { processors <- processor }()
+				m := machine{all[i].installed, all[i].kernel.cpu, processor, p.initramfs, root, image, packages, flags}
 				err = inMachine(ctx, m, work, into.event(say, *verbose))
 			}
 			into.fail(err)
@@ -171,6 +177,21 @@ func matrix(ctx context.Context) error {
 	}
 	say("everything passed")
 	return nil
+}
+
+// processors are those that n machines have at a time.
+func processors(n int) (chan int, error) {
+	var usable unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &usable); err != nil {
+		return nil, fmt.Errorf("asking which processors there are: %w", err)
+	}
+	free := make(chan int, n)
+	for i := 0; len(free) < n; i++ {
+		if usable.IsSet(i % (len(usable) * 64)) {
+			free <- i % (len(usable) * 64)
+		}
+	}
+	return free, nil
 }
 
 // sweep removes what runs that were killed left behind.
