@@ -6,17 +6,18 @@ import (
 	"github.com/cilium/ebpf"
 
 	"culprit/probes/bpfmap"
+	"culprit/probes/snapshot"
 )
 
 // Chunks are what an object's histograms are made of. C is the type that bpf2go made from struct hist_chunk.
 type Chunks[C any] struct {
 	array    *bpfmap.Array[C]
 	returned *ebpf.Map
-	count    func(C) [Subs]uint32
+	count    func(C) [snapshot.BucketSubs]uint32
 }
 
 // NewChunks maps the maps hist_chunks and hist_chunks_returned of a loaded object; count is a chunk's counters.
-func NewChunks[C any](chunks, returned *ebpf.Map, count func(C) [Subs]uint32) (*Chunks[C], error) {
+func NewChunks[C any](chunks, returned *ebpf.Map, count func(C) [snapshot.BucketSubs]uint32) (*Chunks[C], error) {
 	array, err := bpfmap.NewArray[C](chunks)
 	if err != nil {
 		return nil, err
@@ -25,7 +26,7 @@ func NewChunks[C any](chunks, returned *ebpf.Map, count func(C) [Subs]uint32) (*
 }
 
 // Read collects the counts of a histogram, whose chunks index names.
-func (c *Chunks[C]) Read(index [Octaves]uint32) Counts {
+func (c *Chunks[C]) Read(index [snapshot.BucketOctaves]uint32) Counts {
 	var out Counts
 	for octave, at := range index {
 		if at == 0 {
@@ -33,7 +34,7 @@ func (c *Chunks[C]) Read(index [Octaves]uint32) Counts {
 		}
 		for sub, n := range c.count(c.array.Get(at)) {
 			if n != 0 {
-				out = append(out, Count{uint16(octave*Subs + sub), n})
+				out = append(out, Count{uint16(octave*snapshot.BucketSubs + sub), n})
 			}
 		}
 	}
@@ -41,7 +42,7 @@ func (c *Chunks[C]) Read(index [Octaves]uint32) Counts {
 }
 
 // Free gives the chunks of a histogram back, which nothing in the kernel may be using.
-func (c *Chunks[C]) Free(index [Octaves]uint32) error {
+func (c *Chunks[C]) Free(index [snapshot.BucketOctaves]uint32) error {
 	var empty C
 	for _, at := range index {
 		if at == 0 {

@@ -4,34 +4,11 @@ package hist
 
 import (
 	"fmt"
-	"math"
 
 	"github.com/cilium/ebpf"
 
 	"culprit/probes/snapshot"
 )
-
-// The shape of the rule in bpf/lib/hist_rule.h; a test holds both against each other.
-const (
-	unitShift = 4
-	subBits   = 4
-	Subs      = 1 << subBits // buckets in an octave, and counters in a chunk
-	Octaves   = 32
-)
-
-// Bounds are the values in ns that a bucket counts: lower <= v < upper.
-func Bounds(bucket uint16) (lower, upper uint64) {
-	octave, sub := uint64(bucket)/Subs, uint64(bucket)%Subs
-	if octave == 0 {
-		return sub << unitShift, (sub + 1) << unitShift
-	}
-	lower = (Subs + sub) << (octave - 1 + unitShift)
-	upper = lower + 1<<(octave-1+unitShift)
-	if bucket == Octaves*Subs-1 {
-		upper = math.MaxUint64
-	}
-	return lower, upper
-}
 
 // Count is how often one bucket was counted, modulo 2^32 as in the kernel.
 type Count struct {
@@ -47,7 +24,7 @@ func Zeros(n uint64) snapshot.Histogram {
 	if n == 0 {
 		return snapshot.Histogram{}
 	}
-	lower, upper := Bounds(0)
+	lower, upper := snapshot.BucketBounds(0)
 	return snapshot.Histogram{Buckets: []snapshot.Bucket{{Lower: lower, Upper: upper, Count: n}}}
 }
 
@@ -64,7 +41,7 @@ func (c Counts) Since(earlier Counts) snapshot.Histogram {
 			n -= earlier[0].N
 		}
 		if n != 0 {
-			lower, upper := Bounds(now.Bucket)
+			lower, upper := snapshot.BucketBounds(now.Bucket)
 			h.Buckets = append(h.Buckets, snapshot.Bucket{Lower: lower, Upper: upper, Count: uint64(n)})
 		}
 	}

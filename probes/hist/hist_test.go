@@ -2,6 +2,7 @@ package hist
 
 import (
 	"bytes"
+	"culprit/probes/snapshot"
 	"encoding/binary"
 	"math"
 	"math/rand/v2"
@@ -71,10 +72,10 @@ func TestBoundsAreTheRule(t *testing.T) {
 	values = append(values, math.MaxUint64)
 	for i, bucket := range bucketsInC(t, values) {
 		v := values[i]
-		if bucket >= Octaves*Subs {
-			t.Fatalf("%d ns is in bucket %d of %d", v, bucket, Octaves*Subs)
+		if bucket >= snapshot.BucketOctaves*snapshot.BucketSubs {
+			t.Fatalf("%d ns is in bucket %d of %d", v, bucket, snapshot.BucketOctaves*snapshot.BucketSubs)
 		}
-		lower, upper := Bounds(uint16(bucket))
+		lower, upper := snapshot.BucketBounds(uint16(bucket))
 		if v < lower || v >= upper && upper != math.MaxUint64 {
 			t.Fatalf("%d ns is in bucket %d, which Bounds says is [%d, %d)", v, bucket, lower, upper)
 		}
@@ -100,8 +101,8 @@ func TestSince(t *testing.T) {
 
 // What was counted after the reading of an interval began may have left its maximum in the next one.
 func TestMax(t *testing.T) {
-	counted := Counts{{3, 1}, {Subs, 1}}.Since(nil)
-	lower, _ := Bounds(Subs)
+	counted := Counts{{3, 1}, {snapshot.BucketSubs, 1}}.Since(nil)
+	lower, _ := snapshot.BucketBounds(snapshot.BucketSubs)
 	for kept, want := range map[uint64]uint64{lower - 1: lower, lower + 1: lower + 1} {
 		if got := Max(counted, [2]uint64{4<<maxBits | kept, 5<<maxBits | 9*lower}, 4); got != want {
 			t.Errorf("%d kept: got %d, want %d", kept, got, want)

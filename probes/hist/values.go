@@ -2,7 +2,6 @@ package hist
 
 import (
 	"slices"
-	"sort"
 
 	"culprit/probes/snapshot"
 )
@@ -18,8 +17,7 @@ func (v *Values) Add(ns uint64) {
 	if v.counts == nil {
 		v.counts = map[uint16]uint64{}
 	}
-	bucket := sort.Search(Octaves*Subs, func(b int) bool { _, upper := Bounds(uint16(b)); return ns < upper })
-	v.counts[uint16(min(bucket, Octaves*Subs-1))]++
+	v.counts[snapshot.BucketOf(ns)]++
 	v.sum += ns
 	v.max = max(v.max, ns)
 }
@@ -28,7 +26,7 @@ func (v *Values) Add(ns uint64) {
 func (v *Values) Histogram() snapshot.Histogram {
 	h := snapshot.Histogram{Sum: v.sum, Max: v.max}
 	for bucket, n := range v.counts {
-		lower, upper := Bounds(bucket)
+		lower, upper := snapshot.BucketBounds(bucket)
 		h.Buckets = append(h.Buckets, snapshot.Bucket{Lower: lower, Upper: upper, Count: n})
 	}
 	slices.SortFunc(h.Buckets, func(a, b snapshot.Bucket) int {

@@ -254,7 +254,7 @@ func (p *Probe) start(spec *ebpf.CollectionSpec) (err error) {
 		return err
 	}
 	if p.chunks, err = hist.NewChunks(p.objects.Maps[bpfMapHistChunks], p.objects.Maps[bpfMapHistChunksReturned],
-		func(c bpfHistChunk) [hist.Subs]uint32 { return c.Count }); err != nil {
+		func(c bpfHistChunk) [snapshot.BucketSubs]uint32 { return c.Count }); err != nil {
 		return err
 	}
 	if p.sleeps, err = bpfmap.NewArray[bpfIoSleep](p.objects.Maps[bpfMapIoTimes]); err != nil {

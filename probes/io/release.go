@@ -6,7 +6,6 @@ import (
 	"github.com/cilium/ebpf"
 
 	"culprit/probes/bpfmap"
-	"culprit/probes/hist"
 	"culprit/probes/owner"
 	"culprit/probes/snapshot"
 )
@@ -145,7 +144,7 @@ func (p *Probe) freeRow(at uint32, row bpfIoRow) error {
 	delete(p.reading.rows, at)
 	delete(p.reading.latency, at)
 	for _, l := range row.Latency {
-		for _, index := range [][hist.Octaves]uint32{l.Unqueued.Chunk, l.Total.Chunk, l.Queue.Chunk, l.Device.Chunk} {
+		for _, index := range [][snapshot.BucketOctaves]uint32{l.Unqueued.Chunk, l.Total.Chunk, l.Queue.Chunk, l.Device.Chunk} {
 			if err := p.chunks.Free(index); err != nil {
 				return err
 			}

@@ -192,7 +192,7 @@ func (p *Probe) start(spec *ebpf.CollectionSpec) (err error) {
 		return err
 	}
 	if p.chunks, err = hist.NewChunks(maps[bpfMapHistChunks], maps[bpfMapHistChunksReturned],
-		func(c bpfHistChunk) [hist.Subs]uint32 { return c.Count }); err != nil {
+		func(c bpfHistChunk) [snapshot.BucketSubs]uint32 { return c.Count }); err != nil {
 		return err
 	}
 	if p.chapters, err = bpfmap.NewArray[bpfChapter](maps[bpfMapChapters]); err != nil {

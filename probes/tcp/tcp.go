@@ -174,7 +174,7 @@ func (p *Probe) attach(spec *ebpf.CollectionSpec) (err error) {
 			return err
 		}
 	}
-	p.chunks, err = hist.NewChunks(maps[bpfMapHistChunks], maps[bpfMapHistChunksReturned], func(c bpfHistChunk) [hist.Subs]uint32 { return c.Count })
+	p.chunks, err = hist.NewChunks(maps[bpfMapHistChunks], maps[bpfMapHistChunksReturned], func(c bpfHistChunk) [snapshot.BucketSubs]uint32 { return c.Count })
 	if err != nil {
 		return err
 	}
