@@ -93,12 +93,17 @@ func (f *ioFlags) attach(owners *owner.Table, out *table.Table) (*part, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newPart(probe, f.shape, printer(&f.watchFlags, out.W, json.IO, (*csv.Writer).IO, []section[snapshot.IO]{
+	return newPart(probe, f.shape, f.printer(out)), nil
+}
+
+// printer is what prints a report.
+func (f *ioFlags) printer(out *table.Table) func(snapshot.IO) error {
+	return printer(&f.watchFlags, out.W, json.IO, (*csv.Writer).IO, []section[snapshot.IO]{
 		{true, out.IO},
 		{f.hist, func(s snapshot.IO) error { return out.Hist(s, f.top) }},
 		{f.files, out.Files},
 		{f.worst, out.Worst},
-	})), nil
+	})
 }
 
 // shape applies the filters and the grouping.

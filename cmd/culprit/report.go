@@ -1,66 +1,196 @@
 package main
 
 import (
+	"errors"
+	"fmt"
 	"io"
+	"maps"
+	"slices"
+	"time"
 
-	"culprit/output/csv"
-	"culprit/output/json"
+	"github.com/spf13/cobra"
+
+	"culprit/output/recording"
 	"culprit/output/table"
-	"culprit/probes/owner"
+	"culprit/probes/snapshot"
 )
 
-// part is what a command has of a probe.
-type part struct {
-	report func() error
-	close  func() error
-	memory func() (uint64, error) // bytes that the kernel sets aside for it, at most
+// reportFlags are those of culprit report.
+type reportFlags struct {
+	watchFlags
+	dir          string
+	since, until string
+	last         time.Duration
+	step         time.Duration
+
+	from, to time.Time
 }
 
-// attach brings up a probe, whose reports go to out: as tables, or in another format to where those would go. All parts of
-// a command share out, which knows what is above a table.
-type attach func(owners *owner.Table, out *table.Table) (*part, error)
+func newReport() *cobra.Command {
+	var f reportFlags
+	cmd := &cobra.Command{
+		Use:   "report",
+		Short: "What a recording says of any span of time",
+		Long: `Reads what culprit record has kept, of one machine or of many that share a directory:
+who used the disks, who waited for a CPU and because of whom, whose TCP connections
+stalled and why, and whether the books balance; from --since until --until, or in the
+--last hours. With --step, one such report for each step.
 
-// reader is a probe that makes snapshots of type S.
-type reader[S any] interface {
-	Read() (S, error)
-	Close() error
-	Memory() (uint64, error)
+Times are as in 2026-11-22, "2026-11-22 15:04", 15:04 (of today), or 2026-11-22T15:04:05Z,
+or how long ago: 90m, -36h. Culprits of waits are applications, however rows are grouped.`,
+		Example: `  culprit report --last 1h
+  culprit report --since 03:00 --until 04:00 --step 5m --app postgres
+  culprit report --last 720h --by user -n 5
+  culprit report --last 24h --step 1h --json | jq -c '[.start, .rows[0].app]'`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := f.check(time.Now()); err != nil {
+				return err
+			}
+			return f.run(cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.StringVar(&f.dir, "dir", defaultDir, "read the recording in `DIR`")
+	flags.StringVar(&f.since, "since", "", "from this `TIME` on (default: all)")
+	flags.StringVar(&f.until, "until", "", "until this `TIME` (default: now)")
+	flags.DurationVar(&f.last, "last", 0, "short for --since: so `LONG` before --until")
+	flags.DurationVar(&f.step, "step", 0, "one report for each `TIME` of the span")
+	flags.IntSliceVarP(&f.pids, "pid", "p", nil, "only what the processes `PID,…` caused, where they have rows of their own")
+	flags.StringSliceVar(&f.apps, "app", nil, "only what the applications `APP,…` caused")
+	flags.StringSliceVar(&f.cgroups, "cgroup", nil, "only what processes in the cgroups `PATH,…` or below caused")
+	flags.StringSliceVar(&f.users, "user", nil, "only what processes of the users `USER,…` caused")
+	flags.StringVarP(&f.device, "device", "d", "", "only this whole `DISK`")
+	f.registerBy(cmd, snapshot.ByApp)
+	f.registerTop(cmd)
+	f.registerForm(cmd, summarySorts)
+	return cmd
 }
 
-// newPart is a probe's: what it reads is shaped, which is to filter, group and sort it, and written.
-func newPart[S any](probe reader[S], shape func(S) S, write func(S) error) *part {
-	return &part{close: probe.Close, memory: probe.Memory, report: func() error {
-		s, err := probe.Read()
+const shortestStep = time.Second
+
+func (f *reportFlags) check(now time.Time) (err error) {
+	f.proc, f.sys = hostProc, hostSys // nothing is looked up there
+	if err := f.checkForm(summarySorts); err != nil {
+		return err
+	}
+	if f.to, err = moment("until", f.until, now, now); err != nil {
+		return err
+	}
+	if f.from, err = moment("since", f.since, now, time.Time{}); err != nil {
+		return err
+	}
+	switch {
+	case f.last < 0:
+		return usagef("bad --last %v: give how long, such as 90m", f.last)
+	case f.last > 0 && f.since != "":
+		return usagef("bad --last %v: --since says where the span begins: leave one of them out", f.last)
+	case f.last > 0:
+		f.from = f.to.Add(-f.last)
+	}
+	if !f.from.Before(f.to) {
+		return usagef("bad --since %q: it is not before --until", f.since)
+	}
+	if f.step != 0 && f.step < shortestStep {
+		return usagef("bad --step %v: give a time of %v or more", f.step, shortestStep)
+	}
+	return nil
+}
+
+// moment is a time that is given as such, or as how long ago it was.
+func moment(flag, given string, now, none time.Time) (time.Time, error) {
+	if given == "" {
+		return none, nil
+	}
+	if ago, err := time.ParseDuration(given); err == nil {
+		return now.Add(-ago.Abs()), nil
+	}
+	for _, form := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02T15:04", time.DateTime, "2006-01-02 15:04", time.DateOnly} {
+		if t, err := time.ParseInLocation(form, given, time.Local); err == nil {
+			return t, nil
+		}
+	}
+	for _, form := range []string{time.TimeOnly, "15:04"} {
+		if t, err := time.Parse(form, given); err == nil {
+			y, m, d := now.Local().Date()
+			return time.Date(y, m, d, t.Hour(), t.Minute(), t.Second(), 0, time.Local), nil
+		}
+	}
+	return none, usagef("bad --%s %q: give a time such as 2026-11-22, \"2026-11-22 15:04\" or 15:04, or how long ago, such as 90m", flag, given)
+}
+
+// stepRows is from how many rows on those of a step are merged.
+const stepRows = 5000
+
+// spans are the steps of each host.
+type spans map[string]map[int64]*recording.Snapshot
+
+// add adds an interval to its step.
+func (f *reportFlags) add(all spans, i recording.Interval) {
+	steps := all[i.Host]
+	if steps == nil {
+		steps = map[int64]*recording.Snapshot{}
+		all[i.Host] = steps
+	}
+	var step int64
+	if f.step > 0 {
+		step = i.IO.End.Add(-1).Truncate(f.step).UnixNano()
+	}
+	if f.chooses() {
+		i.IO, i.Sched, i.TCP = i.IO.Filter(f.keeps), i.Sched.Filter(f.keeps), i.TCP.Filter(f.keeps)
+	}
+	s := steps[step]
+	if s == nil {
+		steps[step] = &i.Snapshot
+		return
+	}
+	*s = s.Then(i.Snapshot)
+	if len(s.IO.Rows)+len(s.Sched.Rows)+len(s.TCP.Rows) > stepRows {
+		by := snapshot.By(f.by)
+		s.IO, s.Sched, s.TCP = s.IO.Group(by), s.Sched.Group(by), s.TCP.Group(by)
+	}
+}
+
+func (f *reportFlags) run(stdout, stderr io.Writer) error {
+	all := spans{}
+	damage, err := recording.Read(f.dir, f.from, f.to, func(i recording.Interval) error {
+		f.add(all, i)
+		return nil
+	})
+	for _, d := range damage {
+		fmt.Fprintln(stderr, "culprit:", d)
+	}
+	if err != nil {
+		return err
+	}
+	if len(all) == 0 {
+		return errors.New("nothing was recorded in that span")
+	}
+	steps := map[int64]*recording.Snapshot{}
+	for _, host := range slices.Sorted(maps.Keys(all)) {
+		for at, s := range all[host] {
+			if steps[at] == nil {
+				steps[at] = s
+			} else {
+				*steps[at] = steps[at].Beside(*s)
+			}
+		}
+	}
+	out := &table.Table{W: stdout, Width: width(stdout), Top: f.top, Timestamps: f.timestamps || f.step > 0}
+	f.filters = filters{device: f.device} // owners are chosen already, and rows that were merged do not say more
+	disks := ioFlags{watchFlags: f.watchFlags}
+	cpus, network := schedFlags{watchFlags: f.watchFlags}, tcpFlags{watchFlags: f.watchFlags}
+	if f.sort == summarySorts[0] {
+		disks.sort, cpus.sort, network.sort = snapshot.IOSorts[0], snapshot.SchedSorts[0], snapshot.TCPSorts[0]
+	}
+	printIO, printSched, printTCP := disks.printer(out), cpus.printer(out), network.printer(out)
+	for _, at := range slices.Sorted(maps.Keys(steps)) {
+		s := steps[at]
+		err := errors.Join(printIO(disks.shape(s.IO)), printSched(cpus.shape(s.Sched)), printTCP(network.shape(s.TCP)))
 		if err != nil {
 			return err
 		}
-		return write(shape(s))
-	}}
-}
-
-// section is a table of a report, if it is wanted.
-type section[S any] struct {
-	wanted bool
-	write  func(S) error
-}
-
-// printer is what prints one report in the format asked for.
-func printer[S any](f *watchFlags, out io.Writer, asJSON func(io.Writer, S, json.Options) error, asCSV func(*csv.Writer, S) error, asTable []section[S]) func(S) error {
-	switch f.format {
-	case "json":
-		return func(s S) error { return asJSON(out, s, json.Options{Top: f.top}) }
-	case "csv":
-		w := csv.NewWriter(out, csv.Options{Top: f.top})
-		return func(s S) error { return asCSV(w, s) }
 	}
-	return func(s S) error {
-		for _, section := range asTable {
-			if section.wanted {
-				if err := section.write(s); err != nil {
-					return err
-				}
-			}
-		}
-		return nil
-	}
+	return nil
 }

@@ -106,13 +106,18 @@ func (f *schedFlags) attach(owners *owner.Table, out *table.Table) (*part, error
 	if o.TalkersFrom > 0 {
 		f.blamed.waits = probe
 	}
-	return newPart(probe, f.shape, printer(&f.watchFlags, out.W, json.Sched, (*csv.Writer).Sched, []section[snapshot.Sched]{
+	return newPart(probe, f.shape, f.printer(out)), nil
+}
+
+// printer is what prints a report.
+func (f *schedFlags) printer(out *table.Table) func(snapshot.Sched) error {
+	return printer(&f.watchFlags, out.W, json.Sched, (*csv.Writer).Sched, []section[snapshot.Sched]{
 		{true, out.Sched},
 		{f.matrix, out.SchedMatrix},
 		{f.hist, func(s snapshot.Sched) error { return out.SchedHist(s, f.top) }},
 		{f.time || f.threads, out.SchedTime},
 		{f.worst, out.SchedWorst},
-	})), nil
+	})
 }
 
 // shape applies the filters and the grouping.

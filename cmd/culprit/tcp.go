@@ -175,14 +175,19 @@ func (f *tcpFlags) attach(owners *owner.Table, out *table.Table) (*part, error) 
 	if err != nil {
 		return nil, err
 	}
-	return newPart(probe, f.shape, printer(&f.watchFlags, out.W, json.TCP, (*csv.Writer).TCP, []section[snapshot.TCP]{
+	return newPart(probe, f.shape, f.printer(out)), nil
+}
+
+// printer is what prints a report.
+func (f *tcpFlags) printer(out *table.Table) func(snapshot.TCP) error {
+	return printer(&f.watchFlags, out.W, json.TCP, (*csv.Writer).TCP, []section[snapshot.TCP]{
 		{true, out.TCP},
 		{f.stalls, out.TCPStalls},
 		{f.connections, out.TCPConnections},
 		{f.peers, out.TCPRemotes},
 		{f.hist, func(s snapshot.TCP) error { return out.TCPHist(s, f.top) }},
 		{f.worst, out.TCPWorst},
-	})), nil
+	})
 }
 
 // shape applies the filters and the grouping.

@@ -48,6 +48,12 @@ func (f *watchFlags) register(cmd *cobra.Command, sorts []string, did string) {
 	f.registerBy(cmd, snapshot.ByApp)
 	f.filters.register(cmd, did)
 	f.registerTop(cmd)
+	f.registerForm(cmd, sorts)
+}
+
+// registerForm is for how reports are printed.
+func (f *watchFlags) registerForm(cmd *cobra.Command, sorts []string) {
+	flags := cmd.Flags()
 	flags.StringVar(&f.sort, "sort", sorts[0], "sort by `COLUMN`: "+strings.Join(sorts, ", "))
 	flags.StringVar(&f.format, "format", formats[0], "print as `FORMAT`: table, json (one object a line) or csv")
 	flags.BoolVar(&f.json, "json", false, "short for --format json")
@@ -111,6 +117,14 @@ func (f *watchFlags) parse(args, sorts []string) error {
 	if f.duration < 0 {
 		return usagef("bad --duration %v: give a time such as 10s or 5m, or 0", f.duration)
 	}
+	if err := f.checkForm(sorts); err != nil {
+		return err
+	}
+	return f.filters.check()
+}
+
+// checkForm checks how reports are to be printed.
+func (f *watchFlags) checkForm(sorts []string) error {
 	if !slices.Contains(snapshot.Bys, snapshot.By(f.by)) {
 		return usagef("bad --by %q: give one of %s", f.by, join(snapshot.Bys))
 	}
@@ -128,7 +142,7 @@ func (f *watchFlags) parse(args, sorts []string) error {
 	if !slices.Contains(formats, f.format) {
 		return usagef("bad --format %q: give one of %s", f.format, strings.Join(formats, ", "))
 	}
-	return f.filters.check()
+	return nil
 }
 
 // tableOnly refuses a flag that draws in another format.

@@ -1,0 +1,239 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+	"kernel.org/pub/linux/libs/security/libcap/cap"
+
+	"culprit/output/recording"
+	"culprit/output/table"
+	ioprobe "culprit/probes/io"
+	"culprit/probes/owner"
+	"culprit/probes/sched"
+	"culprit/probes/tcp"
+)
+
+// recordFlags are those of culprit record.
+type recordFlags struct {
+	filters
+	dir      string
+	host     string
+	interval time.Duration
+	duration time.Duration
+	keep     time.Duration
+	most     string
+
+	bytes   uint64
+	disks   *ioprobe.Probe
+	cpus    *sched.Probe
+	network *tcp.Probe
+	out     *recording.Writer
+	late    bool // the last interval could not be written
+}
+
+// defaultDir is where a service keeps what it must not lose.
+const defaultDir = "/var/lib/culprit"
+
+func newRecord() *cobra.Command {
+	var f recordFlags
+	cmd := &cobra.Command{
+		Use:   "record",
+		Short: "Keep what all applications do, for months",
+		Long: `Records who used the disks, who waited for a CPU because of whom, and who talked TCP
+and why that stalled: per application, each --interval, until Ctrl-C or --duration.
+culprit report reads it, and so does all that reads Parquet.
+
+Each interval is on the disk when it is over, whatever happens then. The last hour is
+a journal; others are tables, DIR/date=DAY/host=NAME/TABLE-TIME.parquet. What is older
+than --keep is removed, and the oldest of what is beyond --max-size. Where nothing can
+be written, because the disk is full, for example, what is seen is kept, and is part
+of the next interval that can be.
+
+A process that did a tenth of all in an interval has rows of its own; of others, those
+that are called the same in every way have one. Machines can share a directory: each
+writes its own part, and one culprit for each machine.`,
+		Example: `  culprit record                      into ` + defaultDir + `
+  culprit record --dir /srv/culprit --interval 1m --keep 8760h
+  culprit report --last 1h            what it has`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := f.check(); err != nil {
+				return err
+			}
+			return f.run(cmd.ErrOrStderr())
+		},
+	}
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.StringVar(&f.dir, "dir", defaultDir, "record into `DIR`")
+	flags.DurationVar(&f.interval, "interval", 10*time.Second, "add up what happens in this `TIME`")
+	flags.DurationVar(&f.duration, "duration", 0, "end after this `TIME`; 0 is until Ctrl-C")
+	flags.DurationVar(&f.keep, "keep", 30*24*time.Hour, "remove what is older than this `TIME`; 0 is never")
+	flags.StringVar(&f.most, "max-size", "2GiB", "remove the oldest of what is more than this `SIZE`; 0 is never")
+	flags.StringVar(&f.host, "host", "", "record as `NAME` (default: the host's name)")
+	f.registerHost(cmd)
+	return cmd
+}
+
+// Intervals are as long as histograms and sums are worth it, and short enough for a journal's frame.
+const (
+	shortestInterval = time.Second
+	longestInterval  = time.Hour
+)
+
+func (f *recordFlags) check() (err error) {
+	if f.dir == "" {
+		return usagef("bad --dir \"\": give a directory, such as %s", defaultDir)
+	}
+	if f.interval < shortestInterval || f.interval > longestInterval {
+		return usagef("bad --interval %v: give a time from %v to %v", f.interval, shortestInterval, longestInterval)
+	}
+	if f.duration < 0 {
+		return usagef("bad --duration %v: give a time such as 10m, or 0", f.duration)
+	}
+	if f.keep != 0 && f.keep < time.Hour {
+		return usagef("bad --keep %v: give a time of an hour or more, or 0", f.keep)
+	}
+	const leastBytes = 1 << 20
+	if f.bytes, err = humanize.ParseBytes(f.most); err != nil || f.bytes != 0 && f.bytes < leastBytes {
+		return usagef("bad --max-size %q: give a size of %s or more, such as 2GiB, or 0", f.most, humanize.IBytes(leastBytes))
+	}
+	return f.filters.check()
+}
+
+// options say what is recorded, and of which machine.
+func (f *recordFlags) options() (o recording.Options, err error) {
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return o, fmt.Errorf("asking for the kernel's release: %w", err)
+	}
+	boot, err := os.ReadFile(filepath.Join(f.proc, "sys/kernel/random/boot_id"))
+	if err != nil {
+		return o, fmt.Errorf("asking which boot this is: %w", err)
+	}
+	if f.host == "" {
+		f.host = unix.ByteSliceToString(name.Nodename[:])
+	}
+	return recording.Options{
+		Dir: f.dir, Host: f.host, Boot: strings.TrimSpace(string(boot)), Kernel: unix.ByteSliceToString(name.Release[:]),
+		Version: version, Keep: f.keep, Bytes: f.bytes,
+	}, nil
+}
+
+func (f *recordFlags) run(stderr io.Writer) (err error) {
+	ctx, stop := interruptible()
+	defer stop()
+	o, err := f.options()
+	if err != nil {
+		return err
+	}
+	if f.out, err = recording.Open(o); err != nil {
+		return err
+	}
+	defer closing(&err, func() error { return f.out.Close() })
+	for _, d := range f.out.Damage() {
+		fmt.Fprintln(stderr, "culprit:", d)
+	}
+	owners, _, closeAll, err := bringUp(owner.Options{Proc: f.proc}, nil, f.attachDisks, f.attachCPUs, f.attachNetwork)
+	defer closing(&err, closeAll)
+	if err != nil {
+		return err
+	}
+	keep := stillNeeded(f.proc)
+	if os.Geteuid() == 0 {
+		keep = append(keep, cap.DAC_OVERRIDE) // files come later, and root's go anywhere
+	}
+	if err := limit(keep...); err != nil {
+		return err
+	}
+	fmt.Fprintf(stderr, "recording %s into %s each %v; Ctrl-C ends it\n", o.Host, f.dir, f.interval)
+	return f.follow(ctx, owners, stderr)
+}
+
+func (f *recordFlags) attachDisks(owners *owner.Table, _ *table.Table) (_ *part, err error) {
+	if f.disks, err = ioprobe.Load(owners, ioprobe.Options{Proc: f.proc, Sys: f.sys}); err != nil {
+		return nil, err
+	}
+	return &part{close: f.disks.Close}, nil
+}
+
+func (f *recordFlags) attachCPUs(owners *owner.Table, _ *table.Table) (_ *part, err error) {
+	o := sched.Options{Proc: f.proc, Worst: true, TalkersFrom: talkersFrom(defaultMinStall)}
+	if f.cpus, err = sched.Load(owners, o); err != nil {
+		return nil, err
+	}
+	return &part{close: f.cpus.Close}, nil
+}
+
+func (f *recordFlags) attachNetwork(owners *owner.Table, _ *table.Table) (_ *part, err error) {
+	o := tcp.Options{Proc: f.proc, Worst: true, StallMin: defaultMinStall, Waits: f.cpus}
+	if f.network, err = tcp.Load(owners, o); err != nil {
+		return nil, err
+	}
+	return &part{close: f.network.Close}, nil
+}
+
+// follow writes intervals until the end, and what there is of the last.
+func (f *recordFlags) follow(ctx context.Context, owners *owner.Table, stderr io.Writer) error {
+	var end <-chan time.Time
+	if f.duration > 0 {
+		end = time.After(f.duration)
+	}
+	next := time.NewTicker(f.interval)
+	defer next.Stop()
+	collect := time.NewTicker(time.Second)
+	defer collect.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return f.write(stderr)
+		case <-end:
+			return f.write(stderr)
+		case <-next.C:
+			if err := f.write(stderr); err != nil {
+				return err
+			}
+		case <-collect.C:
+			if err := owners.Collect(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// write records what happened since it was called last. That it cannot is said once, and is no error: it may be able to later.
+func (f *recordFlags) write(stderr io.Writer) error {
+	s, err := f.read()
+	if err != nil {
+		return err
+	}
+	err = f.out.Write(s)
+	switch {
+	case err != nil && !f.late:
+		fmt.Fprintf(stderr, "culprit: nothing can be recorded for now; what happens is kept until it can: %v\n", err)
+	case err == nil && f.late:
+		fmt.Fprintln(stderr, "culprit: recording goes on")
+	}
+	f.late = err != nil
+	return nil
+}
+
+func (f *recordFlags) read() (s recording.Snapshot, err error) {
+	if s.IO, err = f.disks.Read(); err != nil {
+		return s, err
+	}
+	if s.Sched, err = f.cpus.Read(); err != nil {
+		return s, err
+	}
+	s.TCP, err = f.network.Read()
+	return s, err
+}

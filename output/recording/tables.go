@@ -1,0 +1,131 @@
+package recording
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/google/renameio/v2"
+	"github.com/parquet-go/parquet-go"
+	"github.com/parquet-go/parquet-go/compress/zstd"
+)
+
+// table is one of the fields of rows, which is a file of its own in Parquet.
+type table struct {
+	name   string
+	schema string                                                  // as Parquet describes it
+	sort   func(*rows)                                             // brings them into the order that they have in files, too
+	stamp  func(*rows, int64)                                      // gives the rows their interval's end
+	create func(path string) (tableWriter, error)                  // begins a file, which is there once it is closed
+	read   func(path string, interval func(end int64) *rows) error // gives each interval the rows that a file has of it
+}
+
+// tableWriter is a file in the making.
+type tableWriter interface {
+	write(*rows) error
+	close() error // after which it is there, and stays there
+	abandon() error
+}
+
+// intervals is the table that is written last: where it is, the others of its name are whole.
+const intervals = "interval"
+
+// tables are in the order in which they are written.
+var tables = []table{
+	tableOf("io", func(r *rows) *[]ioRow { return &r.IO }, func(r *ioRow) *int64 { return &r.End },
+		func(a, b ioRow) int { return cmp.Or(a.compare(b.identity), strings.Compare(a.Device, b.Device)) }),
+	tableOf("io_device", func(r *rows) *[]deviceRow { return &r.Devices }, func(r *deviceRow) *int64 { return &r.End },
+		func(a, b deviceRow) int { return strings.Compare(a.Device, b.Device) }),
+	tableOf("sched", func(r *rows) *[]schedRow { return &r.Sched }, func(r *schedRow) *int64 { return &r.End },
+		func(a, b schedRow) int { return a.compare(b.identity) }),
+	tableOf("sched_worst", func(r *rows) *[]waitRow { return &r.Waits }, func(r *waitRow) *int64 { return &r.End }, nil),
+	tableOf("tcp", func(r *rows) *[]tcpRow { return &r.TCP }, func(r *tcpRow) *int64 { return &r.End },
+		func(a, b tcpRow) int { return a.compare(b.identity) }),
+	tableOf("tcp_worst", func(r *rows) *[]stallRow { return &r.Stalls }, func(r *stallRow) *int64 { return &r.End }, nil),
+	tableOf("tcp_counter", func(r *rows) *[]counterRow { return &r.Counters }, func(r *counterRow) *int64 { return &r.End },
+		func(a, b counterRow) int { return strings.Compare(a.Name, b.Name) }),
+	tableOf("loss", func(r *rows) *[]lossRow { return &r.Losses }, func(r *lossRow) *int64 { return &r.End }, nil),
+	tableOf(intervals, func(r *rows) *[]interval { return &r.Intervals }, func(r *interval) *int64 { return &r.End }, nil),
+}
+
+func tableOf[T any](name string, of func(*rows) *[]T, end func(*T) *int64, order func(a, b T) int) table {
+	return table{
+		name:   name,
+		schema: parquet.NewSchema(name, parquet.SchemaOf(new(T))).String(),
+		sort: func(r *rows) {
+			if order != nil {
+				slices.SortStableFunc(*of(r), order)
+			}
+		},
+		stamp: func(r *rows, at int64) {
+			for i := range *of(r) {
+				*end(&(*of(r))[i]) = at
+			}
+		},
+		create: func(path string) (tableWriter, error) {
+			file, err := renameio.NewPendingFile(path, renameio.WithStaticPermissions(0o644))
+			if err != nil {
+				return nil, fmt.Errorf("making %s: %w", path, err)
+			}
+			rows := parquet.NewGenericWriter[T](file, parquet.Compression(&zstd.Codec{Level: zstd.SpeedBetterCompression}),
+				parquet.DefaultEncodingFor(parquet.Int64, &parquet.DeltaBinaryPacked),
+				parquet.DefaultEncodingFor(parquet.Int32, &parquet.DeltaBinaryPacked))
+			return &parquetFile[T]{file: file, rows: rows, of: of, order: order}, nil
+		},
+		read: func(path string, interval func(end int64) *rows) error {
+			all, err := parquet.ReadFile[T](path)
+			if err != nil {
+				return fmt.Errorf("reading %s: %w", path, err)
+			}
+			for i := range all {
+				to := of(interval(*end(&all[i])))
+				*to = append(*to, all[i])
+			}
+			return nil
+		},
+	}
+}
+
+type parquetFile[T any] struct {
+	file  *renameio.PendingFile
+	rows  *parquet.GenericWriter[T]
+	of    func(*rows) *[]T
+	order func(a, b T) int // nil: that of time alone
+	part  []T
+}
+
+// partRows is how many rows are sorted at a time, and written as a row group: what sealing needs memory for.
+const partRows = 16384
+
+func (f *parquetFile[T]) write(r *rows) error {
+	f.part = append(f.part, *f.of(r)...)
+	if len(f.part) < partRows {
+		return nil
+	}
+	return f.flush()
+}
+
+func (f *parquetFile[T]) flush() error {
+	if f.order != nil {
+		slices.SortStableFunc(f.part, f.order)
+	}
+	if _, err := f.rows.Write(f.part); err != nil {
+		return err
+	}
+	clear(f.part)
+	f.part = f.part[:0]
+	return f.rows.Flush()
+}
+
+func (f *parquetFile[T]) close() error {
+	if err := f.flush(); err != nil {
+		return err
+	}
+	if err := f.rows.Close(); err != nil {
+		return err
+	}
+	return f.file.CloseAtomicallyReplace()
+}
+
+func (f *parquetFile[T]) abandon() error { return f.file.Cleanup() }
