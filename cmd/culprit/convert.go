@@ -17,10 +17,12 @@ func newConvert() *cobra.Command {
 	return &cobra.Command{
 		Use:   "convert IN OUT",
 		Short: "Write a trace in another format",
-		Long: `Writes a trace that culprit trace has written, as JSON lines or Parquet, in another
-format: the ends of the names say which. A file that was cut is converted up to there.
-Perfetto's format holds less than the others, and can only be written.`,
+		Long: `Writes a trace that culprit trace has written in another format: the ends of the names
+say which. A file that was cut is converted up to there. A timeline (.pftrace) has a
+request to a disk as one slice: converted from that, a trace has no io.queue, io.issue
+and io.merge; all other events are as they were.`,
 		Example: `  culprit convert t.parquet t.pftrace.gz
+  culprit convert t.pftrace t.jsonl
   culprit convert t.jsonl.gz t.parquet`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 2 {
@@ -29,6 +31,9 @@ Perfetto's format holds less than the others, and can only be written.`,
 			n, err := convert(args[0], args[1])
 			if err == nil {
 				fmt.Fprintf(cmd.ErrOrStderr(), "%s: %s events\n", args[1], humanize.Comma(int64(n)))
+				if lacks := tracefile.Lacks(args[0]); len(lacks) > 0 {
+					fmt.Fprintf(cmd.ErrOrStderr(), "%s: a timeline has no %s\n", args[0], strings.Join(lacks, ", "))
+				}
 			}
 			return err
 		},
@@ -41,8 +46,8 @@ func convert(in, out string) (events int, err error) {
 	switch {
 	case format == "":
 		return 0, usagef("bad OUT %q: give a name that ends in .%s", out, strings.Join(tracefile.Formats, ", ."))
-	case tracefile.FormatOf(in) == "" || strings.HasPrefix(tracefile.FormatOf(in), "pftrace"):
-		return 0, usagef("bad IN %q: give a trace whose name ends in .jsonl, .jsonl.gz or .parquet", in)
+	case tracefile.FormatOf(in) == "":
+		return 0, usagef("bad IN %q: give a trace whose name ends in .%s", in, strings.Join(tracefile.Formats, ", ."))
 	}
 	from, err := os.Stat(in)
 	if err != nil {

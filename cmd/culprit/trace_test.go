@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"compress/gzip"
+	"culprit/output/perfetto"
 	"culprit/output/perfetto/processor"
 	"encoding/json"
 	"errors"
@@ -84,6 +85,18 @@ type line struct {
 // lines reads up to where a file was cut.
 func lines(t *testing.T, file string) (all []line) {
 	t.Helper()
+	for _, each := range wholeLines(t, file) {
+		var l line
+		if err := json.Unmarshal(each, &l); err != nil {
+			t.Fatalf("%s: %v", each, err)
+		}
+		all = append(all, l)
+	}
+	return all
+}
+
+func wholeLines(t *testing.T, file string) (all [][]byte) {
+	t.Helper()
 	f, err := os.Open(file)
 	if err != nil {
 		t.Fatal(err)
@@ -103,11 +116,7 @@ func lines(t *testing.T, file string) (all []line) {
 		if !bytes.HasSuffix(each, []byte("\n")) {
 			break
 		}
-		var l line
-		if err := json.Unmarshal(each, &l); err != nil {
-			t.Fatalf("%s: %v", each, err)
-		}
-		all = append(all, l)
+		all = append(all, each)
 	}
 	return all
 }
@@ -391,6 +400,22 @@ func TestTraceIsATimeline(t *testing.T) {
 	}
 }
 
+// timelineLines are how often a file has each line, but for those of events that no timeline has.
+func timelineLines(t *testing.T, file string) map[string]int {
+	t.Helper()
+	n := map[string]int{}
+	for _, each := range wholeLines(t, file) {
+		var l line
+		if err := json.Unmarshal(each, &l); err != nil {
+			t.Fatalf("%s: %v", each, err)
+		}
+		if !slices.Contains(perfetto.Lacks, l.Event) {
+			n[string(each)]++
+		}
+	}
+	return n
+}
+
 // The formats of one trace hold the same events.
 func TestTraceConverts(t *testing.T) {
 	dir := t.TempDir()
@@ -401,17 +426,24 @@ func TestTraceConverts(t *testing.T) {
 	}
 	trace.end(t)
 	said := map[string]bool{}
-	for _, to := range []string{"parquet", "jsonl", "pftrace"} {
-		from := "jsonl.gz"
-		if to == "jsonl" {
-			from = "parquet"
-		}
-		out, err := exec.Command(program(), "convert", name(from), name(to)).CombinedOutput()
+	for _, c := range []struct{ from, to string }{
+		{"jsonl.gz", "parquet"}, {"parquet", "jsonl"}, {"jsonl.gz", "pftrace"}, {"pftrace", "back.jsonl"}, {"back.jsonl", "pftrace.gz"}, {"pftrace.gz", "again.jsonl"},
+	} {
+		out, err := exec.Command(program(), "convert", name(c.from), name(c.to)).CombinedOutput()
 		if err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}
-		_, events, _ := strings.Cut(string(out), ": ")
-		said[events] = true
+		events, lacks, _ := strings.Cut(string(out), "\n")
+		want := ""
+		if strings.HasPrefix(c.from, "pftrace") {
+			want = name(c.from) + ": a timeline has no io.queue, io.issue, io.merge\n"
+		} else if c.to != "pftrace.gz" { // of all events
+			_, events, _ = strings.Cut(events, ": ")
+			said[events] = true
+		}
+		if lacks != want {
+			t.Errorf("converting %s says %q, want %q", c.from, lacks, want)
+		}
 	}
 	if len(said) != 1 {
 		t.Errorf("as many events in each: %v", said)
@@ -428,6 +460,18 @@ func TestTraceConverts(t *testing.T) {
 	first, twice := counts("jsonl.gz"), counts("jsonl")
 	if len(first) < 5 || !maps.Equal(first, twice) {
 		t.Errorf("%v became %v", first, twice)
+	}
+	for _, ending := range []string{"back.jsonl", "again.jsonl"} {
+		got, want := timelineLines(t, name(ending)), timelineLines(t, name("jsonl.gz"))
+		if len(got) != len(want) {
+			t.Errorf("%d lines became %d by way of a timeline", len(want), len(got))
+		}
+		for line := range want {
+			if got[line] != want[line] {
+				t.Errorf("by way of a timeline, there is %d times\n%s, want %d", got[line], line, want[line])
+				break
+			}
+		}
 	}
 	rows := processor.Start(t).Query(t, name("pftrace"), "select count(*) as n from sched")
 	t.Logf("%v; %v slices", first, rows)

@@ -23,7 +23,8 @@ const (
 	clockID   protowire.Number = 1 // ClockSnapshot.Clock
 	clockTime protowire.Number = 2
 
-	systemUtsname protowire.Number = 1 // SystemInfo: common/system_info.proto
+	systemUtsname protowire.Number = 1 // SystemInfo: trace/system_info.proto
+	systemVersion protowire.Number = 4
 
 	utsSysname protowire.Number = 1 // Utsname
 	utsRelease protowire.Number = 3
@@ -158,6 +159,8 @@ const (
 	genericField protowire.Number = 2
 
 	genericFieldName protowire.Number = 1 // GenericFtraceEvent.Field
+	genericFieldText protowire.Number = 3
+	genericFieldInt  protowire.Number = 4
 	genericFieldUint protowire.Number = 5
 
 	syscallNumber protowire.Number = 1 // SysEnterFtraceEvent, SysExitFtraceEvent: trace/ftrace/raw_syscalls.proto

@@ -25,6 +25,9 @@ type cpu struct {
 	comm  string
 	since int64
 
+	who    identities
+	marked bool // that something was lost, in this Write
+
 	timers lanes
 }
 
@@ -47,7 +50,7 @@ const unseenState = "I"
 // mostCPUs is more than kernels have (NR_CPUS).
 const mostCPUs = 1 << 13
 
-// cpu is one by its number. A number that is none, as a file may have it, counts as 0.
+// cpu is one by its number, with room for an event. A number that is none, as a file may have it, counts as 0.
 func (w *Writer) cpu(number int32) *cpu {
 	if number < 0 || number >= mostCPUs {
 		number = 0
@@ -55,11 +58,19 @@ func (w *Writer) cpu(number int32) *cpu {
 	for int(number) >= len(w.cpus) {
 		w.cpus = append(w.cpus, nil)
 	}
-	if w.cpus[number] == nil {
-		w.cpus[number] = &cpu{name: map[string]int64{}, tid: unknown}
+	c := w.cpus[number]
+	if c == nil {
+		c = &cpu{name: map[string]int64{}, tid: unknown, who: newIdentities(number, w.known)}
+		w.cpus[number] = c
 	}
-	return w.cpus[number]
+	if len(c.events)+len(c.names)+4*(len(c.columns[schedSwitchTime])+len(c.columns[schedWakingTime])) > longBundle {
+		w.bundle(c)
+	}
+	return c
 }
+
+// longBundle is about how long one gets. A reader has a packet in memory as a whole.
+const longBundle = 4 << 20
 
 // event appends an event of the thread that is on the CPU, which body fills.
 func (c *cpu) event(at int64, tid int32, kind protowire.Number, body func(*message)) {
@@ -93,13 +104,20 @@ func (w *Writer) sched(t snapshot.Trace) {
 	for s, a, m := t.Switches, t.Wakeups, t.Migrations; len(s)+len(a)+len(m) > 0; {
 		switch {
 		case len(s) > 0 && (len(a) == 0 || s[0].At <= a[0].At) && (len(m) == 0 || s[0].At <= m[0].At):
-			w.cpu(s[0].CPU).switched(&s[0])
+			c := w.cpu(s[0].CPU)
+			w.kinds.switches.tell(c, &s[0])
+			c.switched(&s[0])
+			c.who.switched(&s[0])
 			s = s[1:]
 		case len(a) > 0 && (len(m) == 0 || a[0].At <= m[0].At):
-			w.cpu(a[0].CPU).woken(&a[0])
+			c := w.cpu(a[0].CPU)
+			w.kinds.wakeups.tell(c, &a[0])
+			c.woken(&a[0])
 			a = a[1:]
 		default:
-			w.cpu(m[0].CPU).migrated(&m[0])
+			c := w.cpu(m[0].CPU)
+			w.kinds.migrations.tell(c, &m[0])
+			c.migrated(&m[0])
 			m = m[1:]
 		}
 	}
@@ -155,6 +173,9 @@ func (c *cpu) gap(s *snapshot.SchedSwitch) {
 	c.tid, c.comm, c.since = prev.TID, prev.Comm, s.At-1
 }
 
+// isOfGap is whether a thread is the idle task of gap's switches. That of a CPU has a number in its name.
+func isOfGap(tid int32, comm string) bool { return tid == 0 && comm == idleName }
+
 // between appends a switch with an event of its own, which says all of it.
 func (c *cpu) between(at int64, prev snapshot.Thread, prevState int64, next snapshot.Thread, nextPrio int32) {
 	c.event(at, prev.TID, eventSwitch, func(m *message) {
@@ -168,11 +189,14 @@ func (c *cpu) between(at int64, prev snapshot.Thread, prevState int64, next snap
 	})
 }
 
+// preempted is the bit after the last of ThreadStates, which a thread has that is called R+.
+const preempted = 1 << len(snapshot.ThreadStates)
+
 // state is the number that the tracepoint sched_switch has for a state (TASK_REPORT in the kernel's
-// include/linux/sched.h; R+ is the bit after its last).
+// include/linux/sched.h).
 func state(name string) int64 {
 	if name == "R+" {
-		return 0x100
+		return preempted
 	}
 	if bit := strings.Index(snapshot.ThreadStates, name); bit >= 0 && name != "" {
 		return 1 << bit
@@ -180,10 +204,46 @@ func state(name string) int64 {
 	return 0
 }
 
+// stateName is the inverse of state.
+func stateName(state int64) string {
+	if state&preempted != 0 {
+		return "R+"
+	}
+	for bit := range snapshot.ThreadStates {
+		if state&(1<<bit) != 0 {
+			return snapshot.ThreadStates[bit : bit+1]
+		}
+	}
+	return "R"
+}
+
+// numberOf is that of a name in a list; one that is not there may be a number.
+func numberOf(list []string, name string) int64 {
+	if i := slices.Index(list, name); i >= 0 {
+		return int64(i)
+	}
+	number, err := strconv.Atoi(name)
+	if err != nil {
+		return -1
+	}
+	return int64(number)
+}
+
+// nameOf is the inverse of numberOf.
+func nameOf(list []string, number int64) string {
+	if number >= 0 && number < int64(len(list)) {
+		return list[number]
+	}
+	return strconv.FormatInt(number, 10)
+}
+
+// flagInterrupt is TRACE_FLAG_HARDIRQ in include/linux/trace_events.h; readers take softirqs' the same.
+const flagInterrupt = 0x08
+
 func (c *cpu) woken(a *snapshot.SchedWakeup) {
 	var flags int64
 	if a.ByInterrupt {
-		flags = 0x08 // TRACE_FLAG_HARDIRQ in include/linux/trace_events.h; readers take softirqs' the same
+		flags = flagInterrupt
 	}
 	if a.WakerTID == c.tid && a.At >= c.since {
 		c.column(schedWakingTime, a.At-c.lastWaking)
@@ -222,13 +282,18 @@ func (c *cpu) migrated(m *snapshot.SchedMigrate) {
 func (w *Writer) throttled(t snapshot.Trace) {
 	for i := range t.Throttled {
 		e := &t.Throttled[i]
-		w.event(e.At, typeInstant, w.thread(e.TID, e.PID), func() { w.title("sched.throttle", "throttled") })
+		w.event(e.At, typeInstant, w.thread(e.TID, e.PID), func() {
+			w.title("sched.throttle", "throttled")
+			w.threadOf(e.Moment, &e.Thread)
+		})
 	}
 }
 
 func (w *Writer) interrupts(t snapshot.Trace) {
-	for _, i := range t.IRQs {
+	for n := range t.IRQs {
+		i := &t.IRQs[n]
 		c := w.cpu(i.CPU)
+		w.kinds.irqs.tell(c, i)
 		c.event(i.At-i.Duration, i.TID, eventIRQ, func(m *message) {
 			m.int(irqNumber, int64(i.Number))
 			m.string(irqName, strconv.Itoa(int(i.Number)))
@@ -238,9 +303,11 @@ func (w *Writer) interrupts(t snapshot.Trace) {
 			m.int(irqResult, 1) // IRQ_HANDLED
 		})
 	}
-	for _, i := range t.Softirqs {
+	for n := range t.Softirqs {
+		i := &t.Softirqs[n]
 		c := w.cpu(i.CPU)
-		number := func(m *message) { m.int(softirqNumber, int64(slices.Index(snapshot.SoftirqNames, i.Name))) }
+		w.kinds.softirqs.tell(c, i)
+		number := func(m *message) { m.int(softirqNumber, numberOf(snapshot.SoftirqNames, i.Name)) }
 		c.event(i.At-i.Duration, i.TID, eventSoftirq, number)
 		c.event(i.At, i.TID, eventSoftirqEnd, number)
 	}
@@ -257,8 +324,11 @@ func (c *cpu) renamed(at int64, thread snapshot.Thread) {
 const cloneThread = 0x00010000
 
 func (w *Writer) processes(t snapshot.Trace) {
-	for _, b := range t.Begun {
-		w.cpu(b.CPU).event(b.At, b.ParentTID, eventNewTask, func(m *message) {
+	for i := range t.Begun {
+		b := &t.Begun[i]
+		c := w.cpu(b.CPU)
+		w.kinds.begun.tell(c, b)
+		c.event(b.At, b.ParentTID, eventNewTask, func(m *message) {
 			m.int(newTaskTID, int64(b.TID))
 			m.string(newTaskName, b.Comm)
 			if b.TID != b.PID {
@@ -266,39 +336,59 @@ func (w *Writer) processes(t snapshot.Trace) {
 			}
 		})
 	}
-	for _, e := range t.Executed {
+	for i := range t.Executed {
+		e := &t.Executed[i]
 		c := w.cpu(e.CPU)
+		w.kinds.executed.tell(c, e)
 		c.renamed(e.At, e.Thread)
 		c.event(e.At, e.TID, eventExec, func(m *message) { m.int(execTID, int64(e.TID)) })
 	}
-	for _, e := range t.Ended {
-		w.cpu(e.CPU).event(e.At, e.TID, eventExit, func(m *message) {
+	for i := range t.Ended {
+		e := &t.Ended[i]
+		c := w.cpu(e.CPU)
+		w.kinds.ended.tell(c, e)
+		c.event(e.At, e.TID, eventExit, func(m *message) {
 			m.string(exitName, e.Comm)
 			m.int(exitTID, int64(e.TID))
 			m.int(exitPID, int64(e.PID))
 		})
 	}
-	for _, s := range t.Signals {
-		w.cpu(s.CPU).event(s.At, s.SenderTID, eventSignal, func(m *message) {
+	for i := range t.Signals {
+		s := &t.Signals[i]
+		c := w.cpu(s.CPU)
+		w.kinds.signals.tell(c, s)
+		c.event(s.At, s.SenderTID, eventSignal, func(m *message) {
 			m.int(signalCode, int64(s.Code))
 			m.string(signalName, s.Comm)
 			m.int(signalTID, int64(s.TID))
-			m.int(signalResult, int64(slices.Index(snapshot.SignalResults, s.Result)))
+			m.int(signalResult, numberOf(snapshot.SignalResults, s.Result))
 			m.int(signalNumber, int64(s.Number))
 		})
 	}
 }
 
+// What page faults are called, in user space and in the kernel.
+const (
+	faultOfUser   = "page_fault_user"
+	faultOfKernel = "page_fault_kernel"
+)
+
 func (w *Writer) memory(t snapshot.Trace) {
-	for _, k := range t.OOMKills {
-		w.cpu(k.CPU).event(k.At, k.TID, eventOOMKill, func(m *message) { m.int(victimTID, int64(k.TID)) })
+	for i := range t.OOMKills {
+		k := &t.OOMKills[i]
+		c := w.cpu(k.CPU)
+		w.kinds.oomKills.tell(c, k)
+		c.event(k.At, k.TID, eventOOMKill, func(m *message) { m.int(victimTID, int64(k.TID)) })
 	}
-	for _, f := range t.Faults {
-		name := "page_fault_kernel"
+	for i := range t.Faults {
+		f := &t.Faults[i]
+		name := faultOfKernel
 		if f.User {
-			name = "page_fault_user"
+			name = faultOfUser
 		}
-		w.cpu(f.CPU).event(f.At, f.TID, eventGeneric, func(m *message) {
+		c := w.cpu(f.CPU)
+		w.kinds.faults.tell(c, f)
+		c.event(f.At, f.TID, eventGeneric, func(m *message) {
 			m.string(genericName, name)
 			field := m.begin(genericField)
 			m.string(genericFieldName, "address")
@@ -310,18 +400,21 @@ func (w *Writer) memory(t snapshot.Trace) {
 
 // syscalls appends system calls. An end says which call ends; where that began before the trace, nobody knows.
 func (w *Writer) syscalls(t snapshot.Trace) {
-	for _, s := range t.Syscalls {
+	for i := range t.Syscalls {
+		s := &t.Syscalls[i]
+		c := w.cpu(s.CPU)
+		w.kinds.syscalls.tell(c, s)
 		if !s.Ends {
 			w.calls[s.TID] = s.Number
-			w.cpu(s.CPU).event(s.At, s.TID, eventSyscall, func(m *message) { m.int(syscallNumber, int64(s.Number)) })
+			c.event(s.At, s.TID, eventSyscall, func(m *message) { m.int(syscallNumber, int64(s.Number)) })
 			continue
 		}
 		number, ok := w.calls[s.TID]
 		if !ok {
-			continue
+			number = -1
 		}
 		delete(w.calls, s.TID)
-		w.cpu(s.CPU).event(s.At, s.TID, eventSyscallEnd, func(m *message) {
+		c.event(s.At, s.TID, eventSyscallEnd, func(m *message) {
 			m.int(syscallNumber, int64(number))
 			m.int(syscallResult, s.Result)
 		})
@@ -331,29 +424,38 @@ func (w *Writer) syscalls(t snapshot.Trace) {
 	}
 }
 
-// bundles appends what was gathered by CPU; lost says that there may be more than that, which was lost.
-func (w *Writer) bundles(lost bool) {
-	for number, c := range w.cpus {
-		if c == nil || len(c.names)+len(c.events) == 0 && !lost {
+// bundles appends what was gathered by CPU.
+func (w *Writer) bundles() {
+	for _, c := range w.cpus {
+		if c == nil {
 			continue
 		}
-		w.packet(0, packetFtrace, func(m *message) {
-			m.varint(bundleCPU, uint64(number))
-			if lost {
-				m.varint(bundleLost, 1)
-			}
-			sched := m.begin(bundleSched)
-			*m = append(*m, c.names...)
-			for field, column := range c.columns {
-				if len(column) > 0 {
-					m.bytes(protowire.Number(field), column)
-				}
-			}
-			m.end(sched)
-			*m = append(*m, c.events...)
-		})
-		c.reset()
+		if len(c.names)+len(c.events) > 0 || w.losing && !c.marked {
+			w.bundle(c)
+		}
+		c.marked = false
 	}
+}
+
+// bundle appends what was gathered of a CPU. The first one of a Write says whether there may be more than that, which was lost.
+func (w *Writer) bundle(c *cpu) {
+	w.packet(0, packetFtrace, func(m *message) {
+		m.varint(bundleCPU, uint64(c.who.cpu))
+		if w.losing && !c.marked {
+			m.varint(bundleLost, 1)
+			c.marked = true
+		}
+		sched := m.begin(bundleSched)
+		*m = append(*m, c.names...)
+		for field, column := range c.columns {
+			if len(column) > 0 {
+				m.bytes(protowire.Number(field), column)
+			}
+		}
+		m.end(sched)
+		*m = append(*m, c.events...)
+	})
+	c.reset()
 }
 
 // reset forgets what is written, but not who is on the CPU.
@@ -364,4 +466,5 @@ func (c *cpu) reset() {
 	c.names, c.events = c.names[:0], c.events[:0]
 	clear(c.name)
 	c.lastSwitch, c.lastWaking = 0, 0
+	clear(c.who.here)
 }

@@ -37,7 +37,7 @@ func (w *Writer) io(t snapshot.Trace) {
 		// No slice: how long the pause really was is not known, and the thread's next system call can begin earlier.
 		w.event(h.At, typeInstant, w.thread(h.TID, h.PID), func() {
 			w.title("io.throttle", "throttled")
-			w.id("tid", h.TID)
+			w.threadOf(h.Moment, &h.Thread)
 			w.arg("pause_ns", h.Pause)
 		})
 	}
@@ -52,6 +52,9 @@ func (w *Writer) completed(c *snapshot.IOComplete) {
 		if flow != 0 {
 			w.out.fixed64(markFlowEnd, flow)
 		}
+		w.arg("cpu", int64(c.CPU))
+		w.text("device", c.Device)
+		w.arg("request", c.Number)
 		w.arg("sector", c.Sector)
 		w.arg("bytes", c.Bytes)
 		w.text("via", c.Via)
@@ -75,7 +78,7 @@ func (w *Writer) owned(c *snapshot.IOComplete) (flow uint64) {
 		tid = c.TID
 	}
 	if w.process[tid] == 0 && c.Comm != "" { // it ended before the trace, or long ago
-		w.named(begin, snapshot.Thread{TID: tid, PID: c.PID, Comm: c.Comm})
+		w.named(threadsSequence, begin, snapshot.Thread{TID: tid, PID: c.PID, Comm: c.Comm})
 	}
 	w.flows++
 	w.event(begin, typeInstant, w.thread(tid, c.PID), func() {

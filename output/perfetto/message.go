@@ -12,6 +12,8 @@ func (m *message) varint(field protowire.Number, v uint64) {
 // int is an int32 or int64: negative ones are ten bytes long in protobuf.
 func (m *message) int(field protowire.Number, v int64) { m.varint(field, uint64(v)) }
 
+func (m *message) bool(field protowire.Number, v bool) { m.varint(field, protowire.EncodeBool(v)) }
+
 func (m *message) fixed64(field protowire.Number, v uint64) {
 	*m = protowire.AppendFixed64(protowire.AppendTag(*m, field, protowire.Fixed64Type), v)
 }
@@ -37,4 +39,39 @@ func (m *message) end(begin int) {
 	*m = append(*m, make([]byte, more)...)
 	copy((*m)[begin+more:], (*m)[begin:begin+n])
 	protowire.AppendVarint((*m)[:begin-1], uint64(n))
+}
+
+// scan is protobuf being read, field by field. What is wrong with it ends it, and is left in err.
+type scan struct {
+	rest   []byte
+	err    *error
+	number protowire.Number
+	value  uint64 // of a field that is a number
+	bytes  []byte // of one that is not
+}
+
+func (s *scan) next() bool {
+	if len(s.rest) == 0 || *s.err != nil {
+		return false
+	}
+	number, kind, n := protowire.ConsumeTag(s.rest)
+	if n >= 0 {
+		s.number, s.value, s.bytes, s.rest = number, 0, nil, s.rest[n:]
+		switch kind {
+		case protowire.VarintType:
+			s.value, n = protowire.ConsumeVarint(s.rest)
+		case protowire.Fixed64Type:
+			s.value, n = protowire.ConsumeFixed64(s.rest)
+		case protowire.BytesType:
+			s.bytes, n = protowire.ConsumeBytes(s.rest)
+		default:
+			n = protowire.ConsumeFieldValue(number, kind, s.rest)
+		}
+	}
+	if n < 0 {
+		*s.err = protowire.ParseError(n)
+		return false
+	}
+	s.rest = s.rest[n:]
+	return true
 }

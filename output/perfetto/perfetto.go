@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"strconv"
 
 	"google.golang.org/protobuf/encoding/protowire"
 
@@ -24,14 +25,17 @@ type Head struct {
 
 // Writer writes one trace. Its CPUs, and what else it remembers from one Write to the next, are those of that trace.
 type Writer struct {
-	to    io.Writer
-	out   message           // what the Write at work has so far
-	cpus  []*cpu            // by number; nil: nothing was there yet
-	calls map[int32]int32   // system call that a thread is in
-	begun map[int32]int64   // of the Write at work: when a thread began
-	lost  map[string]uint64 // counters of losses at the last Write
+	to     io.Writer
+	out    message           // what the Write at work has so far
+	cpus   []*cpu            // by number; nil: nothing was there yet
+	calls  map[int32]int32   // system call that a thread is in
+	begun  map[int32]int64   // of the Write at work: when a thread began
+	lost   map[string]uint64 // counters of losses at the last Write
+	losing bool              // they grew since
 
-	process map[int32]int32 // of threads that have a name and did not end
+	process map[int32]int32           // of threads that have a name and did not end
+	known   map[int32]snapshot.Thread // those of them that a trace has the names of
+	kinds   kinds
 
 	tracks       uint64            // how many there are
 	tops         map[string]uint64 // that are below none, by name
@@ -55,11 +59,14 @@ const (
 	threadsSequence = 2
 )
 
+// schema is what Read can read, as what the tracing service would say of itself.
+const schema = "culprit.trace/1"
+
 // New begins a trace.
 func New(to io.Writer, head Head) (*Writer, error) {
 	w := &Writer{
 		to: to, calls: map[int32]int32{}, begun: map[int32]int64{}, lost: map[string]uint64{},
-		process: map[int32]int32{}, tops: map[string]uint64{}, threadTracks: map[threadID]uint64{},
+		process: map[int32]int32{}, known: map[int32]snapshot.Thread{}, kinds: newKinds(), tops: map[string]uint64{}, threadTracks: map[threadID]uint64{},
 		disks: map[string]*disk{}, apps: map[string]*connections{},
 		requests: map[request]int64{}, numbers: map[interned]uint64{},
 	}
@@ -69,6 +76,7 @@ func New(to io.Writer, head Head) (*Writer, error) {
 		m.string(utsRelease, head.Release)
 		m.string(utsMachine, head.Machine)
 		m.end(uts)
+		m.string(systemVersion, schema)
 	})
 	return w, w.flush()
 }
@@ -76,12 +84,13 @@ func New(to io.Writer, head Head) (*Writer, error) {
 // Write appends what t has.
 func (w *Writer) Write(t snapshot.Trace) error {
 	clear(w.numbers)
-	w.clocks(t)
-	w.threads(t)
 	losses := w.newLosses(t)
-	if len(losses) > 0 {
+	w.losing = len(losses) > 0
+	if w.losing {
 		w.nobodyRuns()
 	}
+	w.clocks(t)
+	w.threads(t)
 	w.sched(t)
 	w.throttled(t)
 	w.interrupts(t)
@@ -93,7 +102,7 @@ func (w *Writer) Write(t snapshot.Trace) error {
 	w.tcp(t)
 	w.ended(t)
 	w.losses(t.End, losses)
-	w.bundles(len(losses) > 0)
+	w.bundles()
 	return w.flush()
 }
 
@@ -137,9 +146,10 @@ const (
 	clockBoottime = 6
 )
 
-// clocks says what time it is at the end of t, and that the times of the trace are CLOCK_BOOTTIME.
+// clocks says what time it is at the end of t, and that the times of the trace are CLOCK_BOOTTIME. Of such packets, readers
+// do without the time: it says when t starts.
 func (w *Writer) clocks(t snapshot.Trace) {
-	w.packet(t.End, packetClocks, func(m *message) {
+	w.packet(t.Start, packetClocks, func(m *message) {
 		m.clock(clockBoottime, t.End)
 		m.clock(clockRealtime, t.RealTime)
 		m.varint(clocksPrimary, clockBoottime)
@@ -171,14 +181,15 @@ func (w *Writer) threads(t snapshot.Trace) {
 		if begun, ok := w.begun[thread.TID]; ok {
 			at = begun + 1
 		}
-		w.named(at, thread)
+		w.known[thread.TID] = thread
+		w.named(sequence, at, thread)
 	}
 }
 
-// named says what a thread is called, and whose it is.
-func (w *Writer) named(at int64, thread snapshot.Thread) {
+// named says what a thread is called, and whose it is, in a packet of a sequence: Read takes those of the first for the trace's.
+func (w *Writer) named(of uint64, at int64, thread snapshot.Thread) {
 	w.process[thread.TID] = thread.PID
-	w.packet(at, packetProcesses, func(m *message) {
+	w.packetOf(of, at, packetProcesses, func(m *message) {
 		tree := m.begin(treeThread)
 		m.int(threadTID, int64(thread.TID))
 		m.string(threadName, thread.Comm)
@@ -194,6 +205,7 @@ func (w *Writer) named(at int64, thread snapshot.Thread) {
 func (w *Writer) ended(t snapshot.Trace) {
 	for _, e := range t.Ended {
 		delete(w.process, e.TID)
+		delete(w.known, e.TID)
 	}
 }
 
@@ -208,13 +220,16 @@ func (w *Writer) newLosses(t snapshot.Trace) (grown []snapshot.Loss) {
 	return grown
 }
 
+// lossTitle is what events of losses are called, before what was lost and how many.
+const lossTitle = "lost: "
+
 func (w *Writer) losses(at int64, grown []snapshot.Loss) {
 	for _, l := range grown {
 		if l.Name == "events_overwritten" || l.Name == "events_missed" {
 			w.forget(at)
 		}
 		w.event(at, typeInstant, w.top("culprit"), func() {
-			w.out.string(markName, fmt.Sprintf("lost: %s=%d", l.Name, l.Count))
+			w.out.string(markName, lossTitle+l.Name+"="+strconv.FormatUint(l.Count, 10))
 		})
 	}
 }

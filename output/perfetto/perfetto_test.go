@@ -153,6 +153,11 @@ func TestPacketsStandAlone(t *testing.T) {
 				want = threadsSequence
 			}
 		}
+		for _, tree := range p.fields[packetProcesses] { // of one whom a request is charged to, though it is not among the trace's threads
+			if thread := parse(t, tree.bytes)[treeThread]; bytes.Contains(thread[0].bytes, []byte("gone")) {
+				want = threadsSequence
+			}
+		}
 		if len(p.fields[packetSequence]) != 1 || p.fields[packetSequence][0].number != want {
 			t.Errorf("packet %d is of the sequences %v, want %d", i, p.fields[packetSequence], want)
 		}
@@ -265,7 +270,12 @@ func TestAllocations(t *testing.T) {
 		t.Fatal(err)
 	}
 	batch := sample.Switches(10_000)
+	said := map[int32]bool{0: true}
 	for _, s := range batch.Switches {
+		if !said[s.NextTID] {
+			said[s.NextTID] = true
+			batch.Threads = append(batch.Threads, snapshot.Thread{TID: s.NextTID, PID: s.NextPID, Comm: s.NextComm})
+		}
 		batch.Softirqs = append(batch.Softirqs, snapshot.Softirq{Moment: s.Moment, Name: "TIMER", Duration: 100, TID: s.PrevTID})
 	}
 	for _, c := range requests(10_000).IOCompleted {

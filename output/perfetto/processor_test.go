@@ -208,7 +208,7 @@ func TestProcessorReadsWhatHappened(t *testing.T) {
 		thread_execution 100 11200 900 sys_clone
 		thread_execution 300 14200 0 signal_generate
 		thread_execution 300 14300 0 mem.oom_kill`)
-	// Events: CPU, thread.
+	// Events: CPU, thread. Those that are named as in the other formats say what the next event does not.
 	expect(t, p, path, `select printf('%d %d %d %s %s', ts - 5000000000000, cpu, tid, e.name,
 		(select group_concat(key || '=' || display_value, ' ') from args a where a.arg_set_id = e.arg_set_id))
 		from ftrace_event e join thread using (utid) where e.name not in ('sched_switch', 'sched_waking') order by ts`, `
@@ -221,6 +221,8 @@ func TestProcessorReadsWhatHappened(t *testing.T) {
 		6350 0 0 softirq_entry vec=9
 		6400 0 0 sched_migrate_task comm=worker pid=101 prio=120 orig_cpu=1 dest_cpu=0
 		6600 0 0 softirq_exit vec=9
+		10500 0 100 sched.wakeup waker_comm=worker-busy
+		11100 0 100 sys_exit id=-1 ret=4
 		11200 0 100 sys_enter id=56
 		12000 0 100 task_newtask pid=300 comm=server
 		12002 0 300 task_rename pid=300 newcomm=sh
@@ -231,8 +233,10 @@ func TestProcessorReadsWhatHappened(t *testing.T) {
 		14000 1 300 task_newtask pid=301 comm=sh clone_flags=65536
 		14200 0 100 signal_generate code=0 comm=sh pid=300 result=2 sig=9
 		14300 0 300 mark_victim pid=300
+		15000 1 300 sched.switch prev_comm=sh
 		15900 0 301 sched_process_exit comm=sh pid=301 tgid=300
 		16000 0 301 sched_process_free comm=sh pid=301
+		17900 1 300 process.end exit_code=9
 		17900 1 300 sched_process_exit comm=sh pid=300 tgid=300`)
 	expect(t, p, path, "select str_value from metadata where name in ('system_release', 'system_machine') order by name", head.Machine+"\n"+head.Release)
 	expect(t, p, path, "select to_realtime(5000000010000)", "1700000000000000000")

@@ -27,9 +27,9 @@ func (w *Writer) tcp(t snapshot.Trace) {
 		s := &t.TCPStates[i]
 		w.event(s.At, typeInstant, w.connections(s.App).events, func() {
 			w.title("tcp.state", s.To)
-			w.text("from", s.From)
-			w.text("to", s.To)
-			w.connection(&s.Causer, &s.Ends)
+			w.text("old_state", s.From)
+			w.text("new_state", s.To)
+			w.connection(s.Moment, &s.Causer, &s.Ends)
 		})
 	}
 	for i := range t.TCPRetransmissions {
@@ -37,7 +37,7 @@ func (w *Writer) tcp(t snapshot.Trace) {
 		w.event(r.At, typeInstant, w.connections(r.App).events, func() {
 			w.title("tcp.retransmit", "retransmission")
 			w.text("state", r.State)
-			w.connection(&r.Causer, &r.Ends)
+			w.connection(r.Moment, &r.Causer, &r.Ends)
 		})
 	}
 	for i := range t.TCPStalls {
@@ -46,13 +46,14 @@ func (w *Writer) tcp(t snapshot.Trace) {
 			w.title("tcp.stall", s.Cause)
 			w.arg("waiting_bytes", s.Waiting)
 			w.id("reader_tid", s.ReaderTID)
-			w.connection(&s.Causer, &s.Ends)
+			w.connection(s.Moment, &s.Causer, &s.Ends)
 		})
 	}
 }
 
-// connection says whose connection the event at work is of, and which.
-func (w *Writer) connection(c *snapshot.Causer, e *snapshot.Ends) {
+// connection says whose connection the event at work is of, and which, and where it was.
+func (w *Writer) connection(m snapshot.Moment, c *snapshot.Causer, e *snapshot.Ends) {
+	w.arg("cpu", int64(m.CPU))
 	w.causer(c)
 	w.text("local", e.Local)
 	w.text("remote", e.Remote)

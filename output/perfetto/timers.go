@@ -16,6 +16,7 @@ func (w *Writer) timers(t snapshot.Trace) {
 		}
 		w.slice(&c.timers, timer.At, timer.Duration, func() {
 			w.title("timer", timer.Function)
+			w.arg("cpu", int64(timer.CPU))
 			w.id("tid", timer.TID)
 			if timer.HighRes {
 				w.arg("high_resolution", 1)

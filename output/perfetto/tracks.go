@@ -116,7 +116,12 @@ func (w *Writer) lane(of *lanes, begin, end int64) (track uint64) {
 func (w *Writer) slice(of *lanes, at, duration int64, body func()) {
 	begin := began(at, duration)
 	track := w.lane(of, begin, at)
-	w.event(begin, typeBegin, track, body)
+	w.event(begin, typeBegin, track, func() {
+		body()
+		if duration != at-begin {
+			w.arg("duration_ns", duration)
+		}
+	})
 	w.event(at, typeEnd, track, func() {})
 }
 
@@ -137,6 +142,14 @@ func (w *Writer) event(at int64, kind, track uint64, body func()) {
 func (w *Writer) value(at int64, track uint64, v int64) {
 	w.event(at, typeCounter, track, func() { w.out.int(markValue, v) })
 }
+
+// titles are the kinds of events that are on tracks, with the field that they are called by there; "": by none, but by a word.
+var titles = map[string]string{
+	"sched.throttle": "", "timer": "function", "io.complete": "op", "io.throttle": "", "tcp.state": "new_state", "tcp.retransmit": "", "tcp.stall": "cause",
+}
+
+// Lacks are the kinds of events that a timeline has not: a request is one slice there, and what is in flight a counter.
+var Lacks = []string{"io.queue", "io.issue", "io.merge"}
 
 // title says of what kind the event at work is, as other formats name that, and what it is called.
 func (w *Writer) title(category, name string) {
@@ -168,6 +181,14 @@ func (w *Writer) annotate(name string, value func(*message)) {
 	w.out.varint(annotationNameNumber, w.number(internedArg, name))
 	value(&w.out)
 	w.out.end(annotation)
+}
+
+// threadOf says which thread the event at work is of, and where it was.
+func (w *Writer) threadOf(m snapshot.Moment, t *snapshot.Thread) {
+	w.arg("cpu", int64(m.CPU))
+	w.id("tid", t.TID)
+	w.id("pid", t.PID)
+	w.text("comm", t.Comm)
 }
 
 func (w *Writer) causer(c *snapshot.Causer) {

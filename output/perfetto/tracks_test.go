@@ -127,7 +127,7 @@ func TestProcessorReadsRequests(t *testing.T) {
 	for _, b := range batches {
 		for _, c := range b.IOCompleted {
 			duration := c.Queued + c.InDevice
-			args := fmt.Sprintf("sector=%d bytes=%d via=%s", c.Sector, c.Bytes, c.Via)
+			args := fmt.Sprintf("cpu=0 device=%s request=%d sector=%d bytes=%d via=%s", c.Device, c.Number, c.Sector, c.Bytes, c.Via)
 			if c.TID != 0 {
 				args += fmt.Sprint(" tid=", c.TID)
 			}
@@ -293,7 +293,7 @@ func TestProcessorReadsStallsTimersAndThrottling(t *testing.T) {
 		if s.ReaderTID != 0 {
 			reader = " reader_tid=101"
 		}
-		want = append(want, fmt.Sprintf("TCP %s %s %d %d waiting_bytes=%d%s pid=100 comm=server app=%[1]s local=%[7]s remote=%s netns=4026531840",
+		want = append(want, fmt.Sprintf("TCP %s %s %d %d waiting_bytes=%d%s cpu=0 pid=100 comm=server app=%[1]s local=%[7]s remote=%s netns=4026531840",
 			s.App, s.Cause, s.At-s.Duration, s.Duration, s.Waiting, reader, s.Local, s.Remote))
 	}
 	p, path := processor.Start(t), file(t, write(t, story, stalls))
@@ -304,18 +304,18 @@ func TestProcessorReadsStallsTimersAndThrottling(t *testing.T) {
 		from slice join track on track.id = track_id join track app on app.id = track.parent_id join track top on top.id = app.parent_id
 		where category = 'tcp.stall' and track.name = 'stalls' order by line`, inOrder(want))
 	expect(t, p, path, instants+"glob 'tcp.[sr]*' and category != 'tcp.stall' order by ts", `
-		web.service events 1000 0 ESTAB from=SYN-SENT to=ESTAB pid=100 comm=server app=web.service local=10.0.0.1:80 remote=10.0.0.2:1 netns=4026531840
-		unknown events 2000 0 SYN-RECV from=LISTEN to=SYN-RECV local=10.0.0.1:80 remote=10.0.0.2:2 netns=4026531840
-		web.service events 3000 0 retransmission state=ESTAB pid=100 comm=server app=web.service local=10.0.0.1:80 remote=10.0.0.2:1 netns=4026531840`)
+		web.service events 1000 0 ESTAB old_state=SYN-SENT new_state=ESTAB cpu=0 pid=100 comm=server app=web.service local=10.0.0.1:80 remote=10.0.0.2:1 netns=4026531840
+		unknown events 2000 0 SYN-RECV old_state=LISTEN new_state=SYN-RECV cpu=0 local=10.0.0.1:80 remote=10.0.0.2:2 netns=4026531840
+		web.service events 3000 0 retransmission state=ESTAB cpu=1 pid=100 comm=server app=web.service local=10.0.0.1:80 remote=10.0.0.2:1 netns=4026531840`)
 	expect(t, p, path, instants+"= 'timer' order by ts, dur", `
-		timers timers CPU 0 4000 1000 tick_nohz_handler tid=100 high_resolution=1
-		timers timers CPU 0 4000 3000 process_timeout tid=100
-		timers timers CPU 1 5500 500 delayed_work_timer_fn tid=101`)
+		timers timers CPU 0 4000 1000 tick_nohz_handler cpu=0 tid=100 high_resolution=1
+		timers timers CPU 0 4000 3000 process_timeout cpu=0 tid=100
+		timers timers CPU 1 5500 500 delayed_work_timer_fn cpu=1 tid=101`)
 	expect(t, p, path, `select printf('%d %d %s %s', ts - 5000000000000, dur, ifnull((select tid from thread_track join thread using (utid) where thread_track.id = track_id), track.name), `+argsOf+`)
 		from slice join track on track.id = track_id where category in ('sched.throttle', 'io.throttle') order by ts`, `
-		7500 0 101 
-		8000 0 101 tid=101 pause_ns=4000000
-		8500 0 unknown threads tid=555 pause_ns=1`)
+		7500 0 101 cpu=0 tid=101 pid=100 comm=worker
+		8000 0 101 cpu=0 tid=101 pid=100 comm=worker pause_ns=4000000
+		8500 0 unknown threads cpu=0 tid=555 pause_ns=1`)
 	expect(t, p, path, "select printf('%d %d', ts - 5000000000000, dur) from slice where name = 'sys_write'", "7900 200")
 }
 

@@ -1,4 +1,4 @@
-// Package tracefile writes traces to files of all forms, which can be read up to where they were cut.
+// Package tracefile writes traces to files of all forms, and reads them up to where they were cut.
 package tracefile
 
 import (
@@ -166,30 +166,40 @@ func (w *Writer) end() error {
 	return w.buffer.Flush()
 }
 
-// Read calls each for the parts of a trace, as far as a file that was cut goes. Perfetto's files lack fields that the others have, and cannot be read.
+// Lacks are the kinds of events that a file with this name has not, whatever was traced.
+func Lacks(path string) []string {
+	if strings.HasPrefix(FormatOf(path), "pftrace") {
+		return perfetto.Lacks
+	}
+	return nil
+}
+
+// Read calls each for the parts of a trace, as far as a file that was cut goes.
 func Read(path string, each func(snapshot.Trace) error) error {
 	format := FormatOf(path)
 	kind, compressed := strings.CutSuffix(format, ".gz")
+	read := perfetto.Read
 	switch kind {
 	case Parquet:
 		return parquet.Read(path, each)
 	case "jsonl":
-	default:
-		return fmt.Errorf("reading %s: give a trace whose name ends in .jsonl, .jsonl.gz or .parquet", path)
+		read = jsonl.Read
+	case "":
+		return fmt.Errorf("reading %s: give a trace whose name ends in .%s", path, strings.Join(Formats, ", ."))
 	}
 	file, err := os.Open(path)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	var text io.Reader = bufio.NewReaderSize(file, 1<<20)
+	var content io.Reader = bufio.NewReaderSize(file, 1<<20)
 	if compressed {
-		if text, err = gzip.NewReader(text); err != nil {
+		if content, err = gzip.NewReader(content); err != nil {
 			return fmt.Errorf("reading %s: %w", path, err)
 		}
-		text = cut{text}
+		content = cut{content}
 	}
-	if err := jsonl.Read(text, each); err != nil {
+	if err := read(content, each); err != nil {
 		return fmt.Errorf("reading %s: %w", path, err)
 	}
 	return nil
