@@ -4,6 +4,9 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 
+	"culprit/output/metrics"
 	"culprit/output/recording"
 	"culprit/output/table"
 	ioprobe "culprit/probes/io"
@@ -31,8 +35,13 @@ type recordFlags struct {
 	duration time.Duration
 	keep     time.Duration
 	most     string
+	listen   string
+	web      string
+	anywhere bool
+	apps     int
 
 	bytes   uint64
+	metrics *metrics.Metrics // nil: nobody asks for them
 	disks   *ioprobe.Probe
 	cpus    *sched.Probe
 	network *tcp.Probe
@@ -63,6 +72,7 @@ that are called the same in every way have one. Machines can share a directory: 
 writes its own part, and one culprit for each machine.`,
 		Example: `  culprit record                      into ` + defaultDir + `
   culprit record --dir /srv/culprit --interval 1m --keep 8760h
+  culprit record --listen 127.0.0.1:9435
   culprit report --last 1h            what it has`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -80,6 +90,10 @@ writes its own part, and one culprit for each machine.`,
 	flags.DurationVar(&f.keep, "keep", 30*24*time.Hour, "remove what is older than this `TIME`; 0 is never")
 	flags.StringVar(&f.most, "max-size", "2GiB", "remove the oldest of what is more than this `SIZE`; 0 is never")
 	flags.StringVar(&f.host, "host", "", "record as `NAME` (default: the host's name)")
+	flags.StringVar(&f.listen, "listen", "", "serve metrics for Prometheus at `ADDRESS`, such as 127.0.0.1:9435")
+	flags.StringVar(&f.web, "web-config", "", "with the TLS and authentication of `FILE`, a web configuration of Prometheus's exporters")
+	flags.BoolVar(&f.anywhere, "listen-anywhere", false, "serve them beyond this machine without that, too: to whoever asks")
+	flags.IntVar(&f.apps, "max-apps", 500, "serve metrics of this `NUMBER` of applications; further ones are one, \"other\"")
 	f.registerHost(cmd)
 	return cmd
 }
@@ -107,7 +121,31 @@ func (f *recordFlags) check() (err error) {
 	if f.bytes, err = humanize.ParseBytes(f.most); err != nil || f.bytes != 0 && f.bytes < leastBytes {
 		return usagef("bad --max-size %q: give a size of %s or more, such as 2GiB, or 0", f.most, humanize.IBytes(leastBytes))
 	}
+	if err := f.checkListen(); err != nil {
+		return err
+	}
 	return f.filters.check()
+}
+
+// checkListen sees to it that others than those on this machine are let in by who wants that.
+func (f *recordFlags) checkListen() error {
+	if f.apps < 1 {
+		return usagef("bad --max-apps %d: give a number, 1 or more", f.apps)
+	}
+	if f.listen == "" {
+		if f.web != "" || f.anywhere {
+			return usagef("bad --web-config or --listen-anywhere: nothing is served: give --listen, too")
+		}
+		return nil
+	}
+	host, _, err := net.SplitHostPort(f.listen)
+	if err != nil {
+		return usagef("bad --listen %q: give an address and a port, such as 127.0.0.1:9435 or [::1]:9435", f.listen)
+	}
+	if address, err := netip.ParseAddr(host); host != "localhost" && (err != nil || !address.IsLoopback()) && f.web == "" && !f.anywhere {
+		return usagef("bad --listen %q: it is not of this machine alone: give --web-config with TLS and authentication, or --listen-anywhere", f.listen)
+	}
+	return nil
 }
 
 // options say what is recorded, and of which machine.
@@ -140,9 +178,6 @@ func (f *recordFlags) run(stderr io.Writer) (err error) {
 		return err
 	}
 	defer closing(&err, func() error { return f.out.Close() })
-	for _, d := range f.out.Damage() {
-		fmt.Fprintln(stderr, "culprit:", d)
-	}
 	owners, _, closeAll, err := bringUp(owner.Options{Proc: f.proc}, nil, f.attachDisks, f.attachCPUs, f.attachNetwork)
 	defer closing(&err, closeAll)
 	if err != nil {
@@ -154,6 +189,15 @@ func (f *recordFlags) run(stderr io.Writer) (err error) {
 	}
 	if err := limit(keep...); err != nil {
 		return err
+	}
+	if f.listen != "" {
+		f.metrics = metrics.New(f.apps)
+		server, err := metrics.Serve(f.metrics, f.listen, f.web, slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
+		if err != nil {
+			return err
+		}
+		defer closing(&err, server.Close)
+		fmt.Fprintf(stderr, "metrics are at %s%s\n", server.Address(), metrics.Path)
 	}
 	fmt.Fprintf(stderr, "recording %s into %s each %v; Ctrl-C ends it\n", o.Host, f.dir, f.interval)
 	return f.follow(ctx, owners, stderr)
@@ -216,7 +260,15 @@ func (f *recordFlags) write(stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	if f.metrics != nil {
+		f.metrics.IO(s.IO)
+		f.metrics.Sched(s.Sched)
+		f.metrics.TCP(s.TCP)
+	}
 	err = f.out.Write(s)
+	for _, d := range f.out.Damage() {
+		fmt.Fprintln(stderr, "culprit:", d)
+	}
 	switch {
 	case err != nil && !f.late:
 		fmt.Fprintf(stderr, "culprit: nothing can be recorded for now; what happens is kept until it can: %v\n", err)

@@ -4,7 +4,9 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -151,12 +153,28 @@ func reportOf(t *testing.T, dir, device string, flags ...string) (sum reported) 
 	return sum
 }
 
+// scraped is the page of metrics.
+func scraped(t *testing.T, address string) string {
+	t.Helper()
+	answer, err := http.Get("http://" + address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	page, err := io.ReadAll(answer.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(page)
+}
+
 // What was recorded is what the kernel counted, to the byte, whatever span is asked for; and what was recorded before the process was
 // killed is there.
 func TestRecord(t *testing.T) {
 	disk, dir := emptyDisk(t, 64), t.TempDir()
 	name := filepath.Base(disk)
-	r := startRecord(t, dir, "--interval", "1s")
+	r := startRecord(t, dir, "--interval", "1s", "--listen", "127.0.0.1:0")
+	address, _, ok := strings.Cut(strings.TrimPrefix(r.stderr.String(), "metrics are at "), "\n")
 	before := written(t, disk)
 	for range 3 {
 		dd(t, disk, 7)
@@ -164,11 +182,14 @@ func TestRecord(t *testing.T) {
 	}
 	counted := written(t, disk) - before
 	time.Sleep(2500 * time.Millisecond) // until that is recorded
+	const first = 3 * 7 << 20
+	if page, metric := scraped(t, address), fmt.Sprintf("\nculprit_disk_written_bytes_total{app=\"dd\",device=\"%s\"} %v\n", name, float64(first)); !ok || !strings.Contains(page, metric) {
+		t.Errorf("at %q there is no %s", address, metric)
+	}
 	if err := r.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	<-r.ended
-	const first = 3 * 7 << 20
 	if got, want := reportOf(t, dir, name), (reported{1, first, counted, 0, first}); got != want || counted != first {
 		t.Errorf("before it was killed it had %+v, want %+v", got, want)
 	}

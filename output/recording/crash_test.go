@@ -97,6 +97,21 @@ func TestKilled(t *testing.T) {
 	if got, _ := all(t, dir); len(got) != written {
 		t.Errorf("%d intervals are there in the end, of %d", len(got), written)
 	}
+	if err := open(t, dir).Close(); err != nil {
+		t.Fatal(err)
+	}
+	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err == nil && !d.IsDir() && filepath.Ext(path) != ".parquet" && filepath.Ext(path) != ".lock" {
+			t.Errorf("%s is left", path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := all(t, dir); len(got) != written {
+		t.Errorf("%d intervals are sealed, of %d", len(got), written)
+	}
 	t.Logf("%d intervals in %d rounds", written, rounds)
 	if written < rounds {
 		t.Errorf("only %d intervals were written in %d rounds", written, rounds)

@@ -99,7 +99,7 @@ func Open(o Options) (*Writer, error) {
 	} else if !ok {
 		return nil, fmt.Errorf("recording into %s: %w", o.Dir, ErrRunning)
 	}
-	if err := w.sealAll(); err != nil {
+	if err := w.seal(); err != nil {
 		return nil, errors.Join(err, w.lock.Close())
 	}
 	return w, nil
@@ -148,21 +148,16 @@ func (w *Writer) write(s Snapshot) error {
 			r.Losses = append(r.Losses, lossRow{Probe: "record", Name: name, Count: n})
 		}
 	}
-	if hour := end.Truncate(time.Hour); w.journal == nil || !hour.Equal(w.hour) {
+	if hour := end.Truncate(time.Hour); !hour.Equal(w.hour) {
 		if err := w.seal(); err != nil {
-			w.loss[lossSealing]++ // it stays as it is, and is tried again at the next start
-		}
-		w.journal = nil
-		dir := w.dirOf(end)
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return fmt.Errorf("making a directory for a journal: %w", err)
-		}
-		path := filepath.Join(dir, end.Format(stampForm)+journalEnding)
-		j, err := createJournal(path)
-		if err != nil {
 			return err
 		}
-		w.journal, w.path, w.hour = j, path, hour
+		w.hour = hour
+	}
+	if w.journal == nil {
+		if err := w.begin(end); err != nil {
+			return err
+		}
 	}
 	if err := w.journal.append(&r); err != nil {
 		return err
@@ -172,27 +167,48 @@ func (w *Writer) write(s Snapshot) error {
 	return nil
 }
 
-// seal makes tables of the journal at work, if there is one.
-func (w *Writer) seal() error {
-	if w.journal == nil {
-		return nil
+// begin makes a journal whose first interval ends at a time.
+func (w *Writer) begin(end time.Time) (err error) {
+	dir := w.dirOf(end)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("making a directory for a journal: %w", err)
 	}
-	if err := w.journal.close(); err != nil {
+	w.path = filepath.Join(dir, end.Format(stampForm)+journalEnding)
+	if w.journal, err = createJournal(w.path); err != nil {
 		return err
 	}
-	w.journal = nil
-	return w.sealFile(w.path)
+	return syncDirs(w.options.Dir, filepath.Dir(dir), dir)
 }
 
-// sealAll makes tables of all journals that are there.
-func (w *Writer) sealAll() error {
+// syncDirs brings what is in directories to the disk: that a file is there, or not any more.
+func syncDirs(dirs ...string) error {
+	for _, path := range dirs {
+		dir, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(dir.Sync(), dir.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// seal makes tables of the journal at work, and of those of which that was not possible before. Those stay, and what is in them does, too.
+func (w *Writer) seal() error {
+	if w.journal != nil {
+		if err := w.journal.close(); err != nil {
+			return fmt.Errorf("closing a journal: %w", err)
+		}
+		w.journal = nil
+	}
 	journals, err := filepath.Glob(filepath.Join(globbed(w.options.Dir), "date=*", "host="+globbed(escape(w.options.Host)), "*"+journalEnding))
 	if err != nil {
-		return err
+		return fmt.Errorf("looking for journals: %w", err)
 	}
 	for _, path := range journals {
 		if err := w.sealFile(path); err != nil {
-			w.loss[lossSealing]++ // it stays, and so does what is in it
+			w.loss[lossSealing]++
 		}
 	}
 	return nil
@@ -208,6 +224,11 @@ func (w *Writer) sealFile(path string) (err error) {
 	stem := strings.TrimSuffix(path, journalEnding)
 	if _, err := os.Stat(tablePath(stem, intervals)); err == nil {
 		return os.Remove(path) // it was interrupted just before
+	}
+	for _, t := range tables { // or earlier
+		if err := removeUnfinished(tablePath(stem, t.name)); err != nil {
+			return err
+		}
 	}
 	var files []tableWriter
 	defer func() {
@@ -243,6 +264,9 @@ func (w *Writer) sealFile(path string) (err error) {
 				return fmt.Errorf("sealing %s: %w", path, err)
 			}
 		}
+		if err := syncDirs(filepath.Dir(path)); err != nil {
+			return fmt.Errorf("sealing %s: %w", path, err)
+		}
 	}
 	return os.Remove(path)
 }
@@ -252,15 +276,20 @@ func tablePath(stem, name string) string {
 	return filepath.Join(filepath.Dir(stem), name+"-"+filepath.Base(stem)+".parquet")
 }
 
-// Damage is what was not read of the journals that an earlier Writer left.
-func (w *Writer) Damage() []Damage { return w.damage }
+// Damage is what was not read of journals since it was called last.
+func (w *Writer) Damage() []Damage {
+	damage := w.damage
+	w.damage = nil
+	return damage
+}
 
 // Close seals what there is, and lets another one record.
 func (w *Writer) Close() error {
 	return errors.Join(w.seal(), w.lock.Close())
 }
 
-// retain removes what is too old, and the oldest of what is too much. The journal at work stays.
+// retain removes what is too old, and the oldest of what is too much. The journal at work stays. Of what is too old, an hour goes at a
+// time: a clock that is wrong for a moment does not take a month with it.
 func (w *Writer) retain(now time.Time) error {
 	if w.options.Keep == 0 && w.options.Bytes == 0 {
 		return nil
@@ -286,6 +315,9 @@ func (w *Writer) retain(now time.Time) error {
 			return err
 		}
 		all -= f.bytes
+		if !much {
+			break
+		}
 	}
 	return nil
 }

@@ -3,6 +3,8 @@ package recording
 import (
 	"cmp"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -64,7 +66,7 @@ func tableOf[T any](name string, of func(*rows) *[]T, end func(*T) *int64, order
 			}
 		},
 		create: func(path string) (tableWriter, error) {
-			file, err := renameio.NewPendingFile(path, renameio.WithStaticPermissions(0o644))
+			file, err := renameio.NewPendingFile(path, renameio.WithTempDir(filepath.Dir(path)), renameio.WithStaticPermissions(0o644))
 			if err != nil {
 				return nil, fmt.Errorf("making %s: %w", path, err)
 			}
@@ -85,6 +87,20 @@ func tableOf[T any](name string, of func(*rows) *[]T, end func(*T) *int64, order
 			return nil
 		},
 	}
+}
+
+// removeUnfinished removes what was to become a file when its process ended.
+func removeUnfinished(path string) error {
+	left, err := filepath.Glob(globbed(filepath.Join(filepath.Dir(path), "."+filepath.Base(path))) + "*")
+	if err != nil {
+		return err
+	}
+	for _, file := range left {
+		if err := os.Remove(file); err != nil {
+			return fmt.Errorf("removing what is unfinished: %w", err)
+		}
+	}
+	return nil
 }
 
 type parquetFile[T any] struct {
