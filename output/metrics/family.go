@@ -116,7 +116,7 @@ func (h histogram) Write(to *dto.Metric) error {
 	return nil
 }
 
-// bounds are those of the buckets that are shown to all: each fourth octave of the rule begins there, so that their counts are exact.
+// bounds are those of the buckets that are shown to all: every other octave of the rule begins there, so that their counts are exact.
 var bounds = func() (all []uint64) {
 	for octave := uint16(7); octave < snapshot.BucketOctaves; octave += 2 {
 		lower, _ := snapshot.BucketBounds(octave * snapshot.BucketSubs)

@@ -252,6 +252,8 @@ func TestDepth(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newCommonWatch(t)
 			background(t, args...)
+			w.sleep(time.Second / 2) // until those waits are over that began before the probe did
+			w.read()
 			w.sleep(seconds(3))
 			s := w.read()
 			var older, all uint64
