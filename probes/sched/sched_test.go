@@ -84,9 +84,7 @@ func TestAudit(t *testing.T) {
 	}
 	a := s.Kernel
 	t.Logf("all: waited %d ns, by the kernel's count %d, residual %d, skew %d; %d rows", a.WaitNS, a.KernelWaitNS, a.ResidualNS(), a.SkewNS, len(s.Rows))
-	if math.Abs(float64(a.ResidualNS())) > float64(a.KernelWaitNS)/200 {
-		t.Errorf("the residual is %d ns of %d", a.ResidualNS(), a.KernelWaitNS)
-	}
+	w.checkBooks(s, 0)
 	if uint64(int64(a.WaitNS)+a.SkewNS) != culprits {
 		t.Errorf("the culprits add up to %d ns, the waits to %d with a skew of %d", culprits, a.WaitNS, a.SkewNS)
 	}
@@ -498,9 +496,10 @@ func TestLossesAreSeen(t *testing.T) {
 			}
 			a := s.Kernel
 			t.Logf("%d ns, culprits %d, residual %d, skew %d", a.WaitNS, culprits, a.ResidualNS(), a.SkewNS)
-			if uint64(int64(a.WaitNS)+a.SkewNS) != culprits || math.Abs(float64(a.ResidualNS())) > float64(a.KernelWaitNS)/200 {
-				t.Errorf("the culprits add up to %d ns, the waits to %d (skew %d, residual %d)", culprits, a.WaitNS, a.SkewNS, a.ResidualNS())
+			if uint64(int64(a.WaitNS)+a.SkewNS) != culprits {
+				t.Errorf("the culprits add up to %d ns, the waits to %d (skew %d)", culprits, a.WaitNS, a.SkewNS)
 			}
+			w.checkBooks(s, 0)
 		})
 	}
 }
@@ -574,7 +573,9 @@ func TestScale(t *testing.T) {
 	most := 0
 	for range 5 {
 		w.sleep(time.Second)
-		s := w.read().Group(snapshot.ByApp)
+		read := w.read()
+		w.checkBooks(read, 1e6)
+		s := read.Group(snapshot.ByApp)
 		for _, r := range s.Rows {
 			most = max(most, r.Threads)
 		}
@@ -582,9 +583,6 @@ func TestScale(t *testing.T) {
 			if strings.HasSuffix(l.Name, "_full") && l.Count > 0 {
 				t.Errorf("%s: %d", l.Name, l.Count)
 			}
-		}
-		if a := s.Kernel; math.Abs(float64(a.ResidualNS())) > max(float64(a.KernelWaitNS)/200, 1e6) {
-			t.Errorf("residual %d of %d", a.ResidualNS(), a.KernelWaitNS)
 		}
 	}
 	share := float64(used()-before) / float64(time.Since(begin))

@@ -25,12 +25,15 @@ type watch struct {
 	t     testing.TB
 	table *owner.Table
 	probe *sched.Probe
+	// Of all that was read:
+	residuals []int64
+	unseen    uint64
 }
 
 func newWatch(t testing.TB, owners owner.Options, o sched.Options) *watch {
 	t.Helper()
 	table := livetest.Table(t, owners)
-	return &watch{t, table, livetest.Probe(t, table, sched.Load, o)}
+	return &watch{t: t, table: table, probe: livetest.Probe(t, table, sched.Load, o)}
 }
 
 var common *livetest.Shared[*sched.Probe]
@@ -42,7 +45,7 @@ func newCommonWatch(t testing.TB) *watch {
 		return newWatch(t, owner.Options{}, sched.Options{})
 	}
 	s := livetest.LoadShared(t, &common, sched.Load, sched.Options{})
-	w := &watch{t, s.Table, s.Probe}
+	w := &watch{t: t, table: s.Table, probe: s.Probe}
 	w.read()
 	return w
 }
@@ -70,7 +73,36 @@ func (w *watch) read() snapshot.Sched {
 		}
 	}
 	livetest.LogLosses(w.t, s.Loss)
+	w.residuals = append(w.residuals, s.Kernel.ResidualNS())
+	w.unseen += livetest.Lost(s.Loss, "unseen_switches")
 	return s
+}
+
+// checkBooks fails unless the waits of the report read last are the kernel's, within 0.5 % or least. A switch that reached no program is
+// told of by its thread's next one: what one report lacks for that, later ones have too much, and so with those together it balances.
+func (w *watch) checkBooks(s snapshot.Sched, least float64) {
+	w.t.Helper()
+	limit, at := int64(max(float64(s.Kernel.KernelWaitNS)/200, least)), len(w.residuals)-1
+	balances := func() bool {
+		var sum int64
+		for i, r := range slices.Backward(w.residuals) {
+			if sum += r; i <= at && max(sum, -sum) <= limit {
+				return true
+			}
+		}
+		return false
+	}
+	if r := w.residuals[at]; max(r, -r) <= limit {
+		return
+	}
+	for range 5 {
+		if w.unseen > 0 && balances() {
+			return
+		}
+		w.sleep(time.Second)
+		w.read()
+	}
+	w.t.Errorf("the residuals are %d ns; this report's waits %d, and %d switches were unseen", w.residuals, s.Kernel.KernelWaitNS, w.unseen)
 }
 
 // row is that of the processes called comm.
