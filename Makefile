@@ -18,10 +18,12 @@ install: build   ## into $PREFIX/bin; with CAPABILITIES=1, so that others than r
 	install -D bin/culprit $(DESTDIR)$(PREFIX)/bin/culprit
 	@[ "$(CAPABILITIES)" != 1 ] || setcap cap_bpf,cap_perfmon=ep $(DESTDIR)$(PREFIX)/bin/culprit
 
+# What few tests fail is run once more, and shown: live tests need a machine that is not busy otherwise. What fails twice fails.
 test:            ## everything that CI checks; as root, installs what is missing for it
 	.ci/install
 	$(MAKE) check-format vet check-generated cross
-	go test -count=1 -p 1 -timeout 30m ./...
+	go tool gotestsum --format standard-quiet --rerun-fails=1 --rerun-fails-max-failures=3 --packages=./... -- \
+		-count=1 -p 1 -timeout 30m
 	@echo "On other kernels: make test-kernels"
 
 test-kernels:    ## the live tests on kernels from 6.1 to the newest, in virtual machines; as root
