@@ -133,10 +133,7 @@ func (f *reportFlags) add(all spans, i recording.Interval) {
 		steps = map[int64]*recording.Snapshot{}
 		all[i.Host] = steps
 	}
-	var step int64
-	if f.step > 0 {
-		step = i.IO.End.Add(-1).Truncate(f.step).UnixNano()
-	}
+	step := f.stepOf(i.IO.End)
 	if f.chooses() {
 		i.IO, i.Sched, i.TCP = i.IO.Filter(f.keeps), i.Sched.Filter(f.keeps), i.TCP.Filter(f.keeps)
 	}
@@ -152,9 +149,26 @@ func (f *reportFlags) add(all spans, i recording.Interval) {
 	}
 }
 
+// stepOf is the step of what ends at a time.
+func (f *reportFlags) stepOf(end time.Time) int64 {
+	if f.step == 0 {
+		return 0
+	}
+	return end.Add(-1).Truncate(f.step).UnixNano()
+}
+
+// merged says whether intervals can come as one: if they are of one step, and if it is not asked about processes, which have rows of
+// their own in each interval in which they did much.
+func (f *reportFlags) merged() func(first, last time.Time) bool {
+	if snapshot.By(f.by) == snapshot.ByPID || len(f.pids) > 0 {
+		return nil
+	}
+	return func(first, last time.Time) bool { return f.stepOf(first) == f.stepOf(last) }
+}
+
 func (f *reportFlags) run(stdout, stderr io.Writer) error {
 	all := spans{}
-	damage, err := recording.Read(f.dir, f.from, f.to, func(i recording.Interval) error {
+	damage, err := recording.Read(f.dir, f.from, f.to, f.merged(), func(i recording.Interval) error {
 		f.add(all, i)
 		return nil
 	})

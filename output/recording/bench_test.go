@@ -117,7 +117,7 @@ func BenchmarkDay(b *testing.B) {
 		}
 		var size int64
 		sizes := map[string]int64{}
-		files, _ := filepath.Glob(filepath.Join(dir, "*/*/*.parquet"))
+		files, _ := filepath.Glob(filepath.Join(dir, "date=*/*/*.parquet"))
 		for _, f := range files {
 			info, err := os.Stat(f)
 			if err != nil {
@@ -137,7 +137,7 @@ func BenchmarkDay(b *testing.B) {
 		b.ReportMetric(float64(m.Sys)/(1<<20), "MiB-in-all")
 		began := time.Now()
 		n := 0
-		if _, err := Read(dir, time.Time{}, begin.AddDate(1, 0, 0), func(Interval) error { n++; return nil }); err != nil {
+		if _, err := Read(dir, time.Time{}, begin.AddDate(1, 0, 0), nil, func(Interval) error { n++; return nil }); err != nil {
 			b.Fatal(err)
 		}
 		b.ReportMetric(time.Since(began).Seconds()*24/hours, "s-to-read-a-day")

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"net/url"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -18,9 +17,10 @@ type Interval struct {
 	Snapshot
 }
 
-// Read calls each for the intervals of a recording that end in a span, host by host and in the order of their files. It tells of
-// what was damaged. An error of each ends it.
-func Read(dir string, since, until time.Time, each func(Interval) error) (damage []Damage, err error) {
+// Read calls each for the intervals of a recording that end in a span, host by host and in the order of their files. Where merged says
+// that what ends from a first to a last time can come as one, it does if there is a sum of it; nil: nothing can. It tells of what was
+// damaged. An error of each ends it.
+func Read(dir string, since, until time.Time, merged func(first, last time.Time) bool, each func(Interval) error) (damage []Damage, err error) {
 	hosts, err := hostsOf(dir)
 	if err != nil {
 		return nil, err
@@ -33,20 +33,50 @@ func Read(dir string, since, until time.Time, each func(Interval) error) (damage
 		if err != nil {
 			return damage, err
 		}
-		for _, h := range hours {
-			if h.begin.After(until) || h.begin.Add(longestHour).Before(since) {
+		give := func(r *rows) error {
+			i := r.Intervals[0]
+			if end := fromMicros(i.End); end.After(until) || !end.After(since) {
+				return nil
+			}
+			return each(Interval{unescape(host), i.Boot, i.Kernel, r.snapshot()})
+		}
+		// whole reads a sum of so many hours, if it is one of what can come as one.
+		whole := func(first *hour, level, hours int) (bool, error) {
+			stem := first.sums[level]
+			if stem == "" || merged == nil || !first.begin.After(since) {
+				return false, nil
+			}
+			i, err := readInterval(stem)
+			if errors.Is(err, fs.ErrNotExist) { // it has been removed since
+				return false, nil
+			} else if err != nil {
+				return false, err
+			}
+			if end := fromMicros(i.End); int(i.Hours) != hours || end.After(until) || !merged(first.begin, end) {
+				return false, nil
+			}
+			return true, readTables(stem, give)
+		}
+		for day := range daysOf(hours) {
+			if ok, err := whole(day[0], daySum, len(day)); err != nil {
+				return damage, err
+			} else if ok {
 				continue
 			}
-			bad, err := h.read(func(r *rows) error {
-				i := r.Intervals[0]
-				if end := fromMicros(i.End); end.After(until) || !end.After(since) {
-					return nil
+			for _, h := range day {
+				if h.begin.After(until) || h.begin.Add(longestHour).Before(since) {
+					continue
 				}
-				return each(Interval{unescape(host), i.Boot, i.Kernel, r.snapshot()})
-			})
-			damage = append(damage, bad...)
-			if err != nil {
-				return damage, err
+				if ok, err := whole(h, hourSum, 1); err != nil {
+					return damage, err
+				} else if ok {
+					continue
+				}
+				bad, err := h.read(give)
+				damage = append(damage, bad...)
+				if err != nil {
+					return damage, err
+				}
 			}
 		}
 	}
@@ -86,34 +116,9 @@ func (h *hour) read(each func(*rows) error) ([]Damage, error) {
 			return damage, err
 		}
 		// It has been sealed, or removed, since.
-		if _, err := os.Stat(tablePath(h.stem, intervals)); errors.Is(err, fs.ErrNotExist) {
+		if !isWhole(h.stem) {
 			return nil, nil
 		}
 	}
-	all := map[int64]*rows{}
-	var ends []int64
-	for _, t := range tables {
-		err := t.read(tablePath(h.stem, t.name), func(end int64) *rows {
-			r := all[end]
-			if r == nil {
-				r = &rows{}
-				all[end] = r
-				ends = append(ends, end)
-			}
-			return r
-		})
-		if err != nil {
-			return nil, err
-		}
-	}
-	slices.Sort(ends)
-	for _, end := range ends {
-		if len(all[end].Intervals) == 0 {
-			continue
-		}
-		if err := each(all[end]); err != nil {
-			return nil, err
-		}
-	}
-	return nil, nil
+	return nil, readTables(h.stem, each)
 }

@@ -3,6 +3,8 @@
 //
 //	date=2026-11-22/host=NAME/io-20261122T150000.000.parquet   a table of an hour, or less
 //	date=2026-11-22/host=NAME/20261122T160000.000.journal      what is not sealed into tables yet
+//	.sums/hour/date=…/host=…/io-….parquet                      likewise of the same hour as one interval, and
+//	.sums/day/date=…/host=…/io-….parquet                       of a day that is over: long spans are read from those
 //
 // The tables, each with a row's interval by its end:
 //
@@ -24,6 +26,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -211,6 +214,9 @@ func (w *Writer) seal() error {
 			w.loss[lossSealing]++
 		}
 	}
+	if err := w.sumDays(); err != nil {
+		w.loss[lossSealing]++
+	}
 	return nil
 }
 
@@ -219,61 +225,38 @@ func globbed(path string) string {
 	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(path)
 }
 
-// sealFile makes tables of a journal and removes it. If it is interrupted, the journal is there as before, or the tables are.
+// sealFile makes tables of a journal, and a sum, and removes it. If it is interrupted, the journal is there as before, or the tables are.
 func (w *Writer) sealFile(path string) (err error) {
 	stem := strings.TrimSuffix(path, journalEnding)
-	if _, err := os.Stat(tablePath(stem, intervals)); err == nil {
-		return os.Remove(path) // it was interrupted just before
+	if err := w.forgetDay(stem); err != nil {
+		return fmt.Errorf("sealing %s: %w", path, err)
 	}
-	for _, t := range tables { // or earlier
-		if err := removeUnfinished(tablePath(stem, t.name)); err != nil {
+	var out files // none: it was interrupted after those
+	if !isWhole(stem) {
+		if out, err = createFiles(stem); err != nil {
 			return err
 		}
+		defer func() { err = errors.Join(err, out.abandon()) }()
 	}
-	var files []tableWriter
-	defer func() {
-		for _, f := range files {
-			err = errors.Join(err, f.abandon()) // nothing, where it is there
-		}
-	}()
-	for _, t := range tables {
-		f, err := t.create(tablePath(stem, t.name))
-		if err != nil {
-			return err
-		}
-		files = append(files, f)
-	}
-	n := 0
+	all := sum{of: 1}
 	damage, err := readJournal(path, func(r *rows) error {
-		n++
-		for _, f := range files {
-			if err := f.write(r); err != nil {
-				return err
-			}
-		}
-		return nil
+		all.add(r)
+		return out.write(r)
 	})
+	if err == nil && out != nil {
+		w.loss[lossDamage] += uint64(len(damage))
+		w.damage = append(w.damage, damage...)
+		if all.all != nil {
+			err = out.close(stem)
+		}
+	}
+	if err == nil {
+		err = w.sumHour(stem, all)
+	}
 	if err != nil {
 		return fmt.Errorf("sealing %s: %w", path, err)
 	}
-	w.loss[lossDamage] += uint64(len(damage))
-	w.damage = append(w.damage, damage...)
-	if n > 0 {
-		for _, f := range files {
-			if err := f.close(); err != nil {
-				return fmt.Errorf("sealing %s: %w", path, err)
-			}
-		}
-		if err := syncDirs(filepath.Dir(path)); err != nil {
-			return fmt.Errorf("sealing %s: %w", path, err)
-		}
-	}
 	return os.Remove(path)
-}
-
-// tablePath is the file of a table, beside the journal that it was made of.
-func tablePath(stem, name string) string {
-	return filepath.Join(filepath.Dir(stem), name+"-"+filepath.Base(stem)+".parquet")
 }
 
 // Damage is what was not read of journals since it was called last.
@@ -329,62 +312,76 @@ type hour struct {
 	sealed bool
 	bytes  uint64
 	files  []string
+	sums   [levels]string // those of the hour, and of the day that it begins: their stems, "" if there are none
 }
 
 // filesOf are a host's hours, the oldest first.
 func filesOf(dir, host string) ([]*hour, error) {
-	paths, err := filepath.Glob(filepath.Join(globbed(dir), "date=*", "host="+globbed(host), "*"))
+	hours := map[string]*hour{}
+	add := func(root string, whole func(h *hour, stem string)) error {
+		paths, err := filepath.Glob(filepath.Join(globbed(root), "date=*", "host="+globbed(host), "*"))
+		if err != nil {
+			return err
+		}
+		for _, path := range paths {
+			table, stamp, ok := strings.Cut(strings.TrimSuffix(filepath.Base(path), ".parquet"), "-")
+			if strings.HasSuffix(path, journalEnding) {
+				table, stamp, ok = "", strings.TrimSuffix(filepath.Base(path), journalEnding), true
+			}
+			begin, err := time.Parse(stampForm, stamp)
+			if !ok || err != nil {
+				continue // somebody else's
+			}
+			info, err := os.Stat(path)
+			if errors.Is(err, fs.ErrNotExist) { // another process seals, or removes it
+				continue
+			} else if err != nil {
+				return err
+			}
+			own := filepath.Join(filepath.Dir(path), stamp)
+			part, err := filepath.Rel(root, own)
+			if err != nil {
+				return err
+			}
+			stem := filepath.Join(dir, part)
+			h := hours[stem]
+			if h == nil {
+				h = &hour{stem: stem, begin: begin}
+				hours[stem] = h
+			}
+			h.bytes += uint64(info.Size())
+			h.files = append(h.files, path)
+			if table == intervals {
+				whole(h, own)
+			}
+		}
+		return nil
+	}
+	err := add(dir, func(h *hour, _ string) { h.sealed = true })
+	for level, root := range sumDirs {
+		err = errors.Join(err, add(filepath.Join(dir, root), func(h *hour, stem string) { h.sums[level] = stem }))
+	}
 	if err != nil {
 		return nil, err
 	}
-	hours := map[string]*hour{}
-	for _, path := range paths {
-		table, stamp, ok := strings.Cut(strings.TrimSuffix(filepath.Base(path), ".parquet"), "-")
-		if strings.HasSuffix(path, journalEnding) {
-			table, stamp, ok = "", strings.TrimSuffix(filepath.Base(path), journalEnding), true
-		}
-		begin, err := time.Parse(stampForm, stamp)
-		if !ok || err != nil {
-			continue // somebody else's
-		}
-		info, err := os.Stat(path)
-		if errors.Is(err, fs.ErrNotExist) { // another process seals, or removes it
-			continue
-		} else if err != nil {
-			return nil, err
-		}
-		stem := filepath.Join(filepath.Dir(path), stamp)
-		h := hours[stem]
-		if h == nil {
-			h = &hour{stem: stem, begin: begin}
-			hours[stem] = h
-		}
-		h.bytes += uint64(info.Size())
-		h.files = append(h.files, path)
-		h.sealed = h.sealed || table == intervals
-	}
-	var out []*hour
-	for _, h := range hours {
-		out = append(out, h)
-	}
-	slices.SortFunc(out, func(a, b *hour) int { return strings.Compare(a.stem, b.stem) })
-	return out, nil
+	return slices.SortedFunc(maps.Values(hours), func(a, b *hour) int { return strings.Compare(a.stem, b.stem) }), nil
 }
 
-// remove removes an hour: first what makes it whole.
+// remove removes an hour, and its sums: first what makes them whole.
 func (h *hour) remove() error {
-	whole := tablePath(h.stem, intervals)
-	if h.sealed {
-		if err := os.Remove(whole); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
+	var whole, dirs []string
+	for _, stem := range []string{h.sums[daySum], h.sums[hourSum], h.stem} {
+		whole = append(whole, tablePath(stem, intervals))
 	}
-	for _, f := range h.files {
+	for _, f := range append(whole, h.files...) {
 		if err := os.Remove(f); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
+		dirs = append(dirs, filepath.Dir(f))
 	}
-	os.Remove(filepath.Dir(h.stem)) // if it is empty
-	os.Remove(filepath.Dir(filepath.Dir(h.stem)))
+	for _, dir := range slices.Compact(dirs) { // if they are empty
+		os.Remove(dir)
+		os.Remove(filepath.Dir(dir))
+	}
 	return nil
 }

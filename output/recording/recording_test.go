@@ -57,7 +57,7 @@ func record(t testing.TB, w *Writer, s Snapshot) {
 // all is what a recording has, and what was damaged.
 func all(t testing.TB, dir string) (out []Interval, damage []Damage) {
 	t.Helper()
-	damage, err := Read(dir, time.Time{}, begin.AddDate(1, 0, 0), func(i Interval) error {
+	damage, err := Read(dir, time.Time{}, begin.AddDate(1, 0, 0), nil, func(i Interval) error {
 		out = append(out, i)
 		return nil
 	})
@@ -120,7 +120,7 @@ func TestRecording(t *testing.T) {
 	equal(t, got, want)
 	// A span of it.
 	n := 0
-	if _, err := Read(dir, begin.Add(100*interval10), begin.Add(120*interval10), func(i Interval) error { n++; return nil }); err != nil || n != 20 {
+	if _, err := Read(dir, begin.Add(100*interval10), begin.Add(120*interval10), nil, func(i Interval) error { n++; return nil }); err != nil || n != 20 {
 		t.Errorf("a span of 20 intervals has %d; %v", n, err)
 	}
 }

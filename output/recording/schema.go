@@ -34,10 +34,10 @@ type histogram struct {
 	counts
 }
 
-// counts are a distribution whose sum and maximum are not kept.
+// counts are a distribution alone. Where there is no sum beside it, each octave is one bucket.
 type counts struct {
 	Upper []uint64 `json:"le_ns,omitempty" parquet:"le_ns,list,dict"`
-	Count []uint64 `json:"count,omitempty" parquet:"count,list"`
+	Count []uint64 `json:"count,omitempty" parquet:"count,list,plain"`
 }
 
 // interval is what was recorded at a time, and of which machine. The other tables' rows have its end.
@@ -48,6 +48,7 @@ type interval struct {
 	Kernel  string `json:"kernel" parquet:"kernel,dict"`  // as uname -r has it
 	Version string `json:"culprit" parquet:"culprit,dict"`
 	Schema  int32  `json:"schema" parquet:"schema"`
+	Hours   int32  `json:"hours,omitempty" parquet:"hours"` // that it is the sum of; 0: it is none
 
 	MinStall uint64 `json:"min_stall_ns" parquet:"min_stall_ns"` // shorter ones are not counted
 
@@ -128,11 +129,12 @@ type schedRow struct {
 	SoftirqStolen uint64 `json:"softirq_stolen_ns,omitempty" parquet:"softirq_stolen_ns"`
 	SoftirqCaused uint64 `json:"softirq_caused_ns,omitempty" parquet:"softirq_caused_ns"`
 
-	Culprits   []share   `json:"culprits,omitempty" parquet:"culprits,list"` // their sum is the wait
-	Waiting    uint64    `json:"waiting_ns,omitempty" parquet:"waiting_ns"`
-	Before     uint64    `json:"waiting_before_ns,omitempty" parquet:"waiting_before_ns"`
-	Latency    histogram `json:"latency" parquet:"latency"`
-	KernelWait uint64    `json:"kernel_wait_ns,omitempty" parquet:"kernel_wait_ns"`
+	Culprits []share   `json:"culprits,omitempty" parquet:"culprits,list"` // their sum is the wait
+	Waiting  uint64    `json:"waiting_ns,omitempty" parquet:"waiting_ns"`
+	Before   uint64    `json:"waiting_before_ns,omitempty" parquet:"waiting_before_ns"`
+	LeftOut  uint64    `json:"left_out_ns,omitempty" parquet:"left_out_ns"` // of several intervals: what waited between them
+	Latency  histogram `json:"latency" parquet:"latency"`
+	Residual int64     `json:"residual_ns,omitempty" parquet:"residual_ns"` // of the wait, to the kernel's sum
 
 	Disk      uint64 `json:"disk_ns,omitempty" parquet:"disk_ns"`
 	Blocked   uint64 `json:"blocked_ns,omitempty" parquet:"blocked_ns"`
@@ -283,12 +285,16 @@ func (i identity) process() snapshot.Process {
 		Unit: i.Unit, Container: i.Container, User: i.User}
 }
 
-// kept is how many of the rule's buckets are one here.
-const kept = 4
+// How many of the rule's buckets, of which an octave has 16, are one here.
+const (
+	fine   = 4
+	coarse = snapshot.BucketSubs
+)
 
-func histogramOf(h snapshot.Histogram) histogram { return histogram{h.Sum, h.Max, countsOf(h)} }
+func histogramOf(h snapshot.Histogram) histogram { return histogram{h.Sum, h.Max, countsOf(h, fine)} }
 
-func countsOf(h snapshot.Histogram) (c counts) {
+// countsOf has one bucket for so many of the rule's.
+func countsOf(h snapshot.Histogram, kept uint16) (c counts) {
 	for _, b := range h.Buckets {
 		_, upper := snapshot.BucketBounds(snapshot.BucketOf(b.Lower)/kept*kept + kept - 1)
 		if last := len(c.Upper) - 1; last >= 0 && c.Upper[last] == upper {
@@ -302,12 +308,12 @@ func countsOf(h snapshot.Histogram) (c counts) {
 }
 
 func (h histogram) snapshot() snapshot.Histogram {
-	out := h.counts.snapshot()
+	out := h.counts.snapshot(fine)
 	out.Sum, out.Max = h.Sum, h.Max
 	return out
 }
 
-func (c counts) snapshot() (out snapshot.Histogram) {
+func (c counts) snapshot(kept uint16) (out snapshot.Histogram) {
 	for i, upper := range c.Upper[:min(len(c.Upper), len(c.Count))] {
 		first := snapshot.BucketOf(max(upper, 1)-1) / kept * kept
 		lower, _ := snapshot.BucketBounds(first)
@@ -332,8 +338,8 @@ func ioRowOf(r snapshot.IORow) ioRow {
 		ReadFile: r.ReadVia.File, ReadDirect: r.ReadVia.Direct, ReadMetadata: r.ReadVia.Metadata, ReadSwapIn: r.ReadVia.SwapIn,
 		WriteDirect: r.WriteVia.Direct, WriteWriteback: r.WriteVia.Writeback, WriteJournal: r.WriteVia.Journal,
 		WriteMetadata: r.WriteVia.Metadata, WriteSwapOut: r.WriteVia.SwapOut, DiscardBytes: r.DiscardBytes,
-		ReadLatency: histogramOf(r.ReadLatency.Total), ReadQueue: countsOf(r.ReadLatency.Queue), ReadDevice: countsOf(r.ReadLatency.Device),
-		WriteLatency: histogramOf(r.WriteLatency.Total), WriteQueue: countsOf(r.WriteLatency.Queue), WriteDevice: countsOf(r.WriteLatency.Device),
+		ReadLatency: histogramOf(r.ReadLatency.Total), ReadQueue: countsOf(r.ReadLatency.Queue, coarse), ReadDevice: countsOf(r.ReadLatency.Device, coarse),
+		WriteLatency: histogramOf(r.WriteLatency.Total), WriteQueue: countsOf(r.WriteLatency.Queue, coarse), WriteDevice: countsOf(r.WriteLatency.Device, coarse),
 		Blocked: r.BlockedNS, Throttled: r.ThrottledNS,
 	}
 }
@@ -344,8 +350,8 @@ func (r ioRow) snapshot() snapshot.IORow {
 		ReadVia:      snapshot.ReadVia{File: r.ReadFile, Direct: r.ReadDirect, Metadata: r.ReadMetadata, SwapIn: r.ReadSwapIn},
 		WriteVia:     snapshot.WriteVia{Direct: r.WriteDirect, Writeback: r.WriteWriteback, Journal: r.WriteJournal, Metadata: r.WriteMetadata, SwapOut: r.WriteSwapOut},
 		DiscardBytes: r.DiscardBytes,
-		ReadLatency:  snapshot.IOLatency{Total: r.ReadLatency.snapshot(), Queue: r.ReadQueue.snapshot(), Device: r.ReadDevice.snapshot()},
-		WriteLatency: snapshot.IOLatency{Total: r.WriteLatency.snapshot(), Queue: r.WriteQueue.snapshot(), Device: r.WriteDevice.snapshot()},
+		ReadLatency:  snapshot.IOLatency{Total: r.ReadLatency.snapshot(), Queue: r.ReadQueue.snapshot(coarse), Device: r.ReadDevice.snapshot(coarse)},
+		WriteLatency: snapshot.IOLatency{Total: r.WriteLatency.snapshot(), Queue: r.WriteQueue.snapshot(coarse), Device: r.WriteDevice.snapshot(coarse)},
 		BlockedNS:    r.Blocked, ThrottledNS: r.Throttled,
 	}
 }
@@ -377,23 +383,24 @@ func schedRowOf(r snapshot.SchedRow) schedRow {
 		identity: identityOf(r.Process), Threads: uint64(r.Threads), Switches: r.Switches,
 		OnCPU: r.OnCPU, IRQStolen: r.IRQStolen, SoftirqStolen: r.SoftirqStolen, SoftirqCaused: r.SoftirqCaused,
 		Culprits: each(r.Culprits, func(c snapshot.Culprit) share { return share{c.App, c.NS} }),
-		Waiting:  r.Waiting, Before: r.Before, Latency: histogramOf(r.Latency), KernelWait: r.KernelWait,
+		Waiting:  r.Waiting, Before: r.Before, LeftOut: r.LeftOut, Latency: histogramOf(r.Latency), Residual: int64(r.KernelWait - r.Wait()),
 		Disk: r.Disk, Blocked: r.Blocked, Asleep: r.Asleep, Network: r.Network, Locks: r.Locks, Events: r.Events, Uncounted: r.Uncounted,
 		Migrations: r.Migrations, NUMAPages: r.NUMAPages,
 	}
 }
 
 func (r schedRow) snapshot() snapshot.SchedRow {
-	return snapshot.SchedRow{
+	out := snapshot.SchedRow{
 		Process: r.process(), Threads: int(r.Threads), Switches: r.Switches,
 		OnCPU: r.OnCPU, IRQStolen: r.IRQStolen, SoftirqStolen: r.SoftirqStolen, SoftirqCaused: r.SoftirqCaused,
 		Culprits: each(r.Culprits, func(s share) snapshot.Culprit {
 			return snapshot.Culprit{Process: snapshot.Process{App: s.App, Comm: s.App}, NS: s.NS}
 		}),
-		Waiting: r.Waiting, Before: r.Before, Latency: r.Latency.snapshot(), KernelWait: r.KernelWait,
-		Disk: r.Disk, Blocked: r.Blocked, Asleep: r.Asleep, Network: r.Network, Locks: r.Locks, Events: r.Events, Uncounted: r.Uncounted,
+		Waiting: r.Waiting, Before: r.Before, LeftOut: r.LeftOut, Latency: r.Latency.snapshot(), Disk: r.Disk, Blocked: r.Blocked, Asleep: r.Asleep, Network: r.Network, Locks: r.Locks, Events: r.Events, Uncounted: r.Uncounted,
 		Migrations: r.Migrations, NUMAPages: r.NUMAPages,
 	}
+	out.KernelWait = out.Wait() + uint64(r.Residual)
+	return out
 }
 
 func ranOf(r snapshot.SchedRan) ran {

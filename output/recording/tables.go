@@ -2,6 +2,7 @@ package recording
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -87,6 +88,105 @@ func tableOf[T any](name string, of func(*rows) *[]T, end func(*T) *int64, order
 			return nil
 		},
 	}
+}
+
+// files are the tables of a time in the making.
+type files []tableWriter
+
+// createFiles begins to write tables, in the place of what was begun and not ended.
+func createFiles(stem string) (out files, err error) {
+	for _, t := range tables {
+		path := tablePath(stem, t.name)
+		if err := removeUnfinished(path); err != nil {
+			return nil, errors.Join(err, out.abandon())
+		}
+		f, err := t.create(path)
+		if err != nil {
+			return nil, errors.Join(err, out.abandon())
+		}
+		out = append(out, f)
+	}
+	return out, nil
+}
+
+func (f files) write(r *rows) error {
+	for _, t := range f {
+		if err := t.write(r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// close brings the tables to the disk, the one that makes them whole as the last.
+func (f files) close(stem string) error {
+	for _, t := range f {
+		if err := t.close(); err != nil {
+			return err
+		}
+	}
+	return syncDirs(filepath.Dir(stem))
+}
+
+// abandon removes what was not closed.
+func (f files) abandon() (err error) {
+	for _, t := range f {
+		err = errors.Join(err, t.abandon())
+	}
+	return err
+}
+
+// tablePath is the file of a table.
+func tablePath(stem, name string) string {
+	return filepath.Join(filepath.Dir(stem), name+"-"+filepath.Base(stem)+".parquet")
+}
+
+// isWhole says whether there are tables.
+func isWhole(stem string) bool {
+	_, err := os.Stat(tablePath(stem, intervals))
+	return err == nil
+}
+
+// readTables calls each for the intervals of tables, in the order of time.
+func readTables(stem string, each func(*rows) error) error {
+	all := map[int64]*rows{}
+	var ends []int64
+	for _, t := range tables {
+		err := t.read(tablePath(stem, t.name), func(end int64) *rows {
+			r := all[end]
+			if r == nil {
+				r = &rows{}
+				all[end] = r
+				ends = append(ends, end)
+			}
+			return r
+		})
+		if err != nil {
+			return err
+		}
+	}
+	slices.Sort(ends)
+	for _, end := range ends {
+		if len(all[end].Intervals) == 0 {
+			continue
+		}
+		if err := each(all[end]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readInterval is the last interval of tables.
+func readInterval(stem string) (interval, error) {
+	all, err := parquet.ReadFile[interval](tablePath(stem, intervals))
+	if err != nil {
+		return interval{}, fmt.Errorf("reading what was recorded when: %w", err)
+	}
+	if len(all) == 0 {
+		return interval{}, nil
+	}
+	return all[len(all)-1], nil
 }
 
 // removeUnfinished removes what was to become a file when its process ended.
