@@ -168,7 +168,7 @@ func (f *reportFlags) merged() func(first, last time.Time) bool {
 
 func (f *reportFlags) run(stdout, stderr io.Writer) error {
 	all := spans{}
-	damage, err := recording.Read(f.dir, f.from, f.to, f.merged(), func(i recording.Interval) error {
+	damage, err := recording.Read(f.dir, recording.Query{Since: f.from, Until: f.to, Merged: f.merged(), Apps: f.apps}, func(i recording.Interval) error {
 		f.add(all, i)
 		return nil
 	})

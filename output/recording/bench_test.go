@@ -137,9 +137,38 @@ func BenchmarkDay(b *testing.B) {
 		b.ReportMetric(float64(m.Sys)/(1<<20), "MiB-in-all")
 		began := time.Now()
 		n := 0
-		if _, err := Read(dir, time.Time{}, begin.AddDate(1, 0, 0), nil, func(Interval) error { n++; return nil }); err != nil {
+		if _, err := Read(dir, Query{Until: begin.AddDate(1, 0, 0)}, func(Interval) error { n++; return nil }); err != nil {
 			b.Fatal(err)
 		}
 		b.ReportMetric(time.Since(began).Seconds()*24/hours, "s-to-read-a-day")
+	}
+}
+
+// BenchmarkMonth says how long it takes to read 30 days of the same machine, of one application and of all, from the middle of an hour
+// to the last interval. Only the two hours at either end are of intervals of 10 s: of the others, which are read as sums, each
+// thirtieth is recorded, which makes the sums of the same applications.
+func BenchmarkMonth(b *testing.B) {
+	const day = 8640
+	for b.Loop() {
+		dir := b.TempDir()
+		w := open(b, dir)
+		s := newSynthetic()
+		for n := 0; n < 30*day; n++ {
+			one := s.interval(n)
+			record(b, w, one)
+			if n > day/12 && n < 30*day-day/12 {
+				n += 29
+			}
+		}
+		for name, apps := range map[string][]string{"all": nil, "one": {"service-007.service"}} {
+			began := time.Now()
+			n := 0
+			q := Query{Since: begin.Add(75 * time.Minute), Until: begin.AddDate(1, 0, 0), Merged: func(_, _ time.Time) bool { return true }, Apps: apps}
+			if _, err := Read(dir, q, func(Interval) error { n++; return nil }); err != nil {
+				b.Fatal(err)
+			}
+			b.ReportMetric(time.Since(began).Seconds(), "s-to-read-"+name)
+			b.ReportMetric(float64(n), "pieces-"+name)
+		}
 	}
 }

@@ -79,7 +79,7 @@ func TestKilled(t *testing.T) {
 		cmd.Wait()
 		// What it had no time to tell of is there as well, or not.
 		first, there := before, before
-		damage, err := Read(dir, crashing(first).IO.Start, begin.AddDate(1, 0, 0), nil, func(i Interval) error {
+		damage, err := Read(dir, Query{Since: crashing(first).IO.Start, Until: begin.AddDate(1, 0, 0)}, func(i Interval) error {
 			if want := crashing(there).IO; !i.IO.End.Equal(want.End) || i.IO.Rows[0].DiscardBytes != want.Rows[0].DiscardBytes {
 				t.Fatalf("interval %d is %v", there, i.IO)
 			}
@@ -183,7 +183,7 @@ func TestNoDirectory(t *testing.T) {
 		w.Close()
 		t.Error("a recording was made in a file")
 	}
-	if _, err := Read(t.TempDir(), begin, begin, nil, nil); err == nil {
+	if _, err := Read(t.TempDir(), Query{Since: begin, Until: begin}, nil); err == nil {
 		t.Error("an empty directory is read as a recording")
 	}
 }

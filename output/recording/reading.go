@@ -17,10 +17,17 @@ type Interval struct {
 	Snapshot
 }
 
-// Read calls each for the intervals of a recording that end in a span, host by host and in the order of their files. Where merged says
-// that what ends from a first to a last time can come as one, it does if there is a sum of it; nil: nothing can. It tells of what was
-// damaged. An error of each ends it.
-func Read(dir string, since, until time.Time, merged func(first, last time.Time) bool, each func(Interval) error) (damage []Damage, err error) {
+// Query says what is read of a recording.
+type Query struct {
+	Since, Until time.Time // intervals end after the first, and not after the second
+	// Merged says whether what ends from a first to a last time can come as one, as it then does if there is a sum of it; nil: nothing can.
+	Merged func(first, last time.Time) bool
+	Apps   []string // rows of others may be left out; none: all are wanted
+}
+
+// Read calls each for the intervals of a recording, host by host and in the order of their files. It tells of what was damaged. An error
+// of each ends it.
+func Read(dir string, q Query, each func(Interval) error) (damage []Damage, err error) {
 	hosts, err := hostsOf(dir)
 	if err != nil {
 		return nil, err
@@ -35,7 +42,7 @@ func Read(dir string, since, until time.Time, merged func(first, last time.Time)
 		}
 		give := func(r *rows) error {
 			i := r.Intervals[0]
-			if end := fromMicros(i.End); end.After(until) || !end.After(since) {
+			if end := fromMicros(i.End); end.After(q.Until) || !end.After(q.Since) {
 				return nil
 			}
 			return each(Interval{unescape(host), i.Boot, i.Kernel, r.snapshot()})
@@ -43,7 +50,7 @@ func Read(dir string, since, until time.Time, merged func(first, last time.Time)
 		// whole reads a sum of so many hours, if it is one of what can come as one.
 		whole := func(first *hour, level, hours int) (bool, error) {
 			stem := first.sums[level]
-			if stem == "" || merged == nil || !first.begin.After(since) {
+			if stem == "" || q.Merged == nil || !first.begin.After(q.Since) {
 				return false, nil
 			}
 			i, err := readInterval(stem)
@@ -52,10 +59,10 @@ func Read(dir string, since, until time.Time, merged func(first, last time.Time)
 			} else if err != nil {
 				return false, err
 			}
-			if end := fromMicros(i.End); int(i.Hours) != hours || end.After(until) || !merged(first.begin, end) {
+			if end := fromMicros(i.End); int(i.Hours) != hours || end.After(q.Until) || !q.Merged(first.begin, end) {
 				return false, nil
 			}
-			return true, readTables(stem, give)
+			return true, readTables(stem, q.Apps, give)
 		}
 		for day := range daysOf(hours) {
 			if ok, err := whole(day[0], daySum, len(day)); err != nil {
@@ -64,7 +71,7 @@ func Read(dir string, since, until time.Time, merged func(first, last time.Time)
 				continue
 			}
 			for _, h := range day {
-				if h.begin.After(until) || h.begin.Add(longestHour).Before(since) {
+				if h.begin.After(q.Until) || h.begin.Add(longestHour).Before(q.Since) {
 					continue
 				}
 				if ok, err := whole(h, hourSum, 1); err != nil {
@@ -72,7 +79,7 @@ func Read(dir string, since, until time.Time, merged func(first, last time.Time)
 				} else if ok {
 					continue
 				}
-				bad, err := h.read(give)
+				bad, err := h.read(q.Apps, give)
 				damage = append(damage, bad...)
 				if err != nil {
 					return damage, err
@@ -108,8 +115,8 @@ func hostsOf(dir string) ([]string, error) {
 	return slices.Compact(hosts), nil
 }
 
-// read calls each for the intervals of an hour.
-func (h *hour) read(each func(*rows) error) ([]Damage, error) {
+// read calls each for the intervals of an hour, with the rows of applications, and maybe of others.
+func (h *hour) read(apps []string, each func(*rows) error) ([]Damage, error) {
 	if !h.sealed {
 		damage, err := readJournal(h.stem+journalEnding, each)
 		if !errors.Is(err, fs.ErrNotExist) {
@@ -120,5 +127,5 @@ func (h *hour) read(each func(*rows) error) ([]Damage, error) {
 			return nil, nil
 		}
 	}
-	return nil, readTables(h.stem, each)
+	return nil, readTables(h.stem, apps, each)
 }

@@ -57,7 +57,7 @@ func record(t testing.TB, w *Writer, s Snapshot) {
 // all is what a recording has, and what was damaged.
 func all(t testing.TB, dir string) (out []Interval, damage []Damage) {
 	t.Helper()
-	damage, err := Read(dir, time.Time{}, begin.AddDate(1, 0, 0), nil, func(i Interval) error {
+	damage, err := Read(dir, Query{Until: begin.AddDate(1, 0, 0)}, func(i Interval) error {
 		out = append(out, i)
 		return nil
 	})
@@ -120,7 +120,7 @@ func TestRecording(t *testing.T) {
 	equal(t, got, want)
 	// A span of it.
 	n := 0
-	if _, err := Read(dir, begin.Add(100*interval10), begin.Add(120*interval10), nil, func(i Interval) error { n++; return nil }); err != nil || n != 20 {
+	if _, err := Read(dir, Query{Since: begin.Add(100 * interval10), Until: begin.Add(120 * interval10)}, func(i Interval) error { n++; return nil }); err != nil || n != 20 {
 		t.Errorf("a span of 20 intervals has %d; %v", n, err)
 	}
 }
@@ -368,5 +368,42 @@ func TestClockSetBack(t *testing.T) {
 	equal(t, got[2:], []Snapshot{at(1000), at(1001)})
 	if len(got) != 4 || !slices.Contains(got[0].Sched.Loss, snapshot.Loss{Name: lossClock, Count: 1}) {
 		t.Errorf("%d intervals, losses %v", len(got), got[0].Sched.Loss)
+	}
+}
+
+// Of one application, what is read of its rows alone is what is read of all.
+func TestApplications(t *testing.T) {
+	dir := t.TempDir()
+	w := open(t, dir)
+	s := newSynthetic()
+	for n := range 150 { // more rows of disks than are in one part of a table
+		record(t, w, s.interval(n))
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, apps := range [][]string{{"service-000.service"}, {"service-199.service", "service-007.service"}, {"nobody"}} {
+		wanted := func(p snapshot.Process) bool { return slices.Contains(apps, p.App) }
+		read := func(q Query) (out []Interval, rows int) {
+			q.Until = begin.AddDate(1, 0, 0)
+			_, err := Read(dir, q, func(i Interval) error {
+				rows += len(i.IO.Rows)
+				i.IO, i.Sched, i.TCP = i.IO.Filter(wanted), i.Sched.Filter(wanted), i.TCP.Filter(wanted)
+				out = append(out, i)
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return out, rows
+		}
+		want, all := read(Query{})
+		got, few := read(Query{Apps: apps})
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("of %v other rows were read", apps)
+		}
+		if all <= partRows || few > all/20 {
+			t.Errorf("of %v %d rows were read, of %d", apps, few, all)
+		}
 	}
 }

@@ -94,7 +94,7 @@ func (w *Writer) sumDays() error {
 		}
 		s := sum{of: int32(len(day))}
 		for _, h := range day {
-			if err := readTables(h.sums[hourSum], func(r *rows) error { s.add(r); return nil }); err != nil {
+			if err := readTables(h.sums[hourSum], nil, func(r *rows) error { s.add(r); return nil }); err != nil {
 				return err
 			}
 		}

@@ -26,7 +26,7 @@ func spaced(n int) Snapshot {
 // total is a span as one, by application, and in how many pieces it was read.
 func total(t *testing.T, dir string, since, until time.Time, merged func(_, _ time.Time) bool) (all Snapshot, pieces int) {
 	t.Helper()
-	_, err := Read(dir, since, until, merged, func(i Interval) error {
+	_, err := Read(dir, Query{Since: since, Until: until, Merged: merged}, func(i Interval) error {
 		if pieces++; pieces == 1 {
 			all = i.Snapshot
 		} else {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,11 +18,12 @@ import (
 // table is one of the fields of rows, which is a file of its own in Parquet.
 type table struct {
 	name   string
-	schema string                                                  // as Parquet describes it
-	sort   func(*rows)                                             // brings them into the order that they have in files, too
-	stamp  func(*rows, int64)                                      // gives the rows their interval's end
-	create func(path string) (tableWriter, error)                  // begins a file, which is there once it is closed
-	read   func(path string, interval func(end int64) *rows) error // gives each interval the rows that a file has of it
+	schema string                                 // as Parquet describes it
+	sort   func(*rows)                            // brings them into the order that they have in files, too
+	stamp  func(*rows, int64)                     // gives the rows their interval's end
+	create func(path string) (tableWriter, error) // begins a file, which is there once it is closed
+	// Gives each interval the rows that a file has of it; where rows are of applications, and any are given, those of these alone.
+	read func(path string, apps []string, interval func(end int64) *rows) error
 }
 
 // tableWriter is a file in the making.
@@ -76,8 +78,8 @@ func tableOf[T any](name string, of func(*rows) *[]T, end func(*T) *int64, order
 				parquet.DefaultEncodingFor(parquet.Int32, &parquet.DeltaBinaryPacked))
 			return &parquetFile[T]{file: file, rows: rows, of: of, order: order}, nil
 		},
-		read: func(path string, interval func(end int64) *rows) error {
-			all, err := parquet.ReadFile[T](path)
+		read: func(path string, apps []string, interval func(end int64) *rows) error {
+			all, err := readRows[T](path, apps)
 			if err != nil {
 				return fmt.Errorf("reading %s: %w", path, err)
 			}
@@ -147,12 +149,12 @@ func isWhole(stem string) bool {
 	return err == nil
 }
 
-// readTables calls each for the intervals of tables, in the order of time.
-func readTables(stem string, each func(*rows) error) error {
+// readTables calls each for the intervals of tables, in the order of time, with the rows of applications, or all if none are given.
+func readTables(stem string, apps []string, each func(*rows) error) error {
 	all := map[int64]*rows{}
 	var ends []int64
 	for _, t := range tables {
-		err := t.read(tablePath(stem, t.name), func(end int64) *rows {
+		err := t.read(tablePath(stem, t.name), apps, func(end int64) *rows {
 			r := all[end]
 			if r == nil {
 				r = &rows{}
@@ -175,6 +177,93 @@ func readTables(stem string, each func(*rows) error) error {
 		}
 	}
 	return nil
+}
+
+// readRows are those of a file that are of applications: all if none are given, or if its rows are of none.
+func readRows[T any](path string, apps []string) ([]T, error) {
+	if len(apps) == 0 {
+		return parquet.ReadFile[T](path)
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	f, err := parquet.OpenFile(file, info.Size())
+	if err != nil {
+		return nil, err
+	}
+	column, ok := f.Schema().Lookup("app")
+	if !ok {
+		return parquet.ReadFile[T](path)
+	}
+	var out []T
+	for _, group := range f.RowGroups() {
+		spans, err := spansOf(group.ColumnChunks()[column.ColumnIndex], apps)
+		if err != nil {
+			return nil, err
+		}
+		if len(spans) == 0 {
+			continue
+		}
+		rows := parquet.NewGenericRowGroupReader[T](group)
+		for _, s := range spans {
+			part := make([]T, s.n)
+			if err := rows.SeekToRow(s.first); err != nil {
+				return nil, errors.Join(err, rows.Close())
+			}
+			n, err := rows.Read(part)
+			if n < len(part) && err != nil {
+				return nil, errors.Join(err, rows.Close())
+			}
+			out = append(out, part[:n]...)
+		}
+		if err := rows.Close(); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// rowSpan are rows that follow each other.
+type rowSpan struct{ first, n int64 }
+
+// spansOf are the rows of a column that have one of some values.
+func spansOf(column parquet.ColumnChunk, wanted []string) (out []rowSpan, err error) {
+	pages := column.Pages()
+	defer func() { err = errors.Join(err, pages.Close()) }()
+	row, values := int64(0), make([]parquet.Value, 1024)
+	for {
+		page, err := pages.ReadPage()
+		if errors.Is(err, io.EOF) {
+			return out, nil
+		} else if err != nil {
+			return nil, err
+		}
+		for from := page.Values(); ; {
+			n, err := from.ReadValues(values)
+			for _, v := range values[:n] {
+				if slices.Contains(wanted, string(v.ByteArray())) {
+					if last := len(out) - 1; last >= 0 && out[last].first+out[last].n == row {
+						out[last].n++
+					} else {
+						out = append(out, rowSpan{row, 1})
+					}
+				}
+				row++
+			}
+			if errors.Is(err, io.EOF) {
+				break
+			} else if err != nil {
+				return nil, err
+			}
+		}
+		parquet.Release(page)
+	}
 }
 
 // readInterval is the last interval of tables.

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"culprit/output/internal/golden"
 )
@@ -24,7 +23,7 @@ func TestUpgrade(t *testing.T) {
 			t.Errorf("there was no recording by version %d of the schema: it is in %s now, to be kept", version, dir)
 		}
 		var text strings.Builder
-		damage, err := Read(dir, time.Time{}, begin.AddDate(1, 0, 0), nil, func(i Interval) error {
+		damage, err := Read(dir, Query{Until: begin.AddDate(1, 0, 0)}, func(i Interval) error {
 			one, err := json.Marshal(i)
 			text.Write(append(one, '\n'))
 			return err
