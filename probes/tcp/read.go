@@ -329,7 +329,11 @@ func (p *Probe) used(f func(slot uint32, c bpfConn) error) error {
 	if err != nil {
 		return fmt.Errorf("reading the connection pool: %w", err)
 	}
-	for i := uint32(1); i < min(pool.Next, p.options.Slots); i++ {
+	slots := min(pool.Next, p.options.Slots)
+	if more := int(slots) - len(p.seen); more > 0 {
+		p.seen = append(p.seen, make([]seen, more)...)
+	}
+	for i := uint32(1); i < slots; i++ {
 		if c := p.conns.Get(i); c.Sk != 0 {
 			if err := f(i, c); err != nil {
 				return err

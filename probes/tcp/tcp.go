@@ -183,7 +183,6 @@ func (p *Probe) attach(spec *ebpf.CollectionSpec) (err error) {
 			return err
 		}
 	}
-	p.seen = make([]seen, p.options.Slots)
 	if err := p.links.AttachAll(spec, p.objects); err != nil {
 		return err
 	}
