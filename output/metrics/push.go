@@ -20,6 +20,8 @@ import (
 	"go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"go.opentelemetry.io/otel/sdk/resource"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -55,7 +57,7 @@ func EnvironmentTarget() string { return environment(endpointEnv) }
 var ErrTarget = errors.New("give grpc://HOST:PORT, grpcs://HOST:PORT, http://HOST:PORT or https://HOST:PORT")
 
 // overGRPC tells by which of the two protocols it is, and has the URL as the exporters want it.
-func (to Target) overGRPC() (grpc bool, endpoint string, err error) {
+func (to Target) overGRPC() (rpc bool, endpoint string, err error) {
 	if to.URL == "" {
 		switch protocol := environment(protocolEnv); protocol {
 		case "grpc":
@@ -70,9 +72,9 @@ func (to Target) overGRPC() (grpc bool, endpoint string, err error) {
 	if err != nil || u.Hostname() == "" || u.User != nil {
 		return false, "", ErrTarget
 	}
-	scheme, grpc := strings.CutPrefix(u.Scheme, "grpc")
+	scheme, rpc := strings.CutPrefix(u.Scheme, "grpc")
 	switch {
-	case grpc && (scheme == "" || scheme == "s") && u.Port() != "" && strings.Trim(u.Path, "/") == "":
+	case rpc && (scheme == "" || scheme == "s") && u.Port() != "" && strings.Trim(u.Path, "/") == "":
 		u.Scheme = "http" + scheme
 	case u.Scheme == "http" || u.Scheme == "https":
 		if strings.Trim(u.Path, "/") == "" {
@@ -81,7 +83,7 @@ func (to Target) overGRPC() (grpc bool, endpoint string, err error) {
 	default:
 		return false, "", ErrTarget
 	}
-	return grpc, u.String(), nil
+	return rpc, u.String(), nil
 }
 
 // Check tells whether it is a target.
@@ -94,14 +96,16 @@ func (to Target) Check() error {
 const retryFor = 5 * time.Minute
 
 func (to Target) exporter(ctx context.Context) (metric.Exporter, error) {
-	grpc, endpoint, err := to.overGRPC()
+	rpc, endpoint, err := to.overGRPC()
 	if err != nil {
 		return nil, err
 	}
-	if grpc {
+	if rpc {
 		o := []otlpmetricgrpc.Option{otlpmetricgrpc.WithRetry(otlpmetricgrpc.RetryConfig{
 			Enabled: true, InitialInterval: firstPause, MaxInterval: longestPause, MaxElapsedTime: retryFor,
-		})}
+		}), otlpmetricgrpc.WithDialOption(grpc.WithConnectParams(grpc.ConnectParams{ // who is away is asked again no later than over HTTP
+			Backoff: backoff.Config{BaseDelay: firstPause, Multiplier: 2, Jitter: 0.2, MaxDelay: longestPause}, MinConnectTimeout: longestPause,
+		}))}
 		if endpoint != "" {
 			o = append(o, otlpmetricgrpc.WithEndpointURL(endpoint))
 		}

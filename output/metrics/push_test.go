@@ -1,6 +1,7 @@
 package metrics
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"math"
@@ -13,6 +14,7 @@ import (
 
 	collector "go.opentelemetry.io/proto/otlp/collector/metrics/v1"
 	otlp "go.opentelemetry.io/proto/otlp/metrics/v1"
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
 	"culprit/probes/snapshot"
@@ -20,6 +22,7 @@ import (
 
 // taker is a collector that keeps what it is sent.
 type taker struct {
+	collector.UnimplementedMetricsServiceServer
 	mu     sync.Mutex
 	status int // of its answers
 	taken  []*otlp.Metric
@@ -39,14 +42,26 @@ func (c *taker) ServeHTTP(to http.ResponseWriter, from *http.Request) {
 	}
 	c.most = max(c.most, len(body))
 	if c.status == 0 {
-		for _, resource := range request.ResourceMetrics {
-			for _, scope := range resource.ScopeMetrics {
-				c.taken = append(c.taken, scope.Metrics...)
-			}
-		}
+		c.take(request)
 		return
 	}
 	to.WriteHeader(c.status)
+}
+
+// Export is the same over gRPC.
+func (c *taker) Export(_ context.Context, request *collector.ExportMetricsServiceRequest) (*collector.ExportMetricsServiceResponse, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.take(request)
+	return new(collector.ExportMetricsServiceResponse), nil
+}
+
+func (c *taker) take(request *collector.ExportMetricsServiceRequest) {
+	for _, resource := range request.ResourceMetrics {
+		for _, scope := range resource.ScopeMetrics {
+			c.taken = append(c.taken, scope.Metrics...)
+		}
+	}
 }
 
 func (c *taker) answer(status int) {
@@ -67,9 +82,9 @@ func (c *taker) values(name string) (all []float64) {
 	return all
 }
 
-func pusher(t *testing.T, m *Metrics, address string) *Pusher {
+func pusher(t *testing.T, m *Metrics, to string) *Pusher {
 	t.Helper()
-	p, err := NewPusher(m, Target{URL: "http://" + address}, Source{Host: "here", Kernel: "6.1", Version: "1"})
+	p, err := NewPusher(m, Target{URL: to}, Source{Host: "here", Kernel: "6.1", Version: "1"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,6 +113,25 @@ const readBytes = "culprit_disk_read_bytes_total"
 
 // While nobody listens, nothing waits for that; the newest are kept, arrive in order when somebody does, and what was lost is counted.
 func TestPushToNobody(t *testing.T) {
+	for scheme, serve := range map[string]func(net.Listener, *taker) (end func()){
+		"http": func(on net.Listener, c *taker) func() {
+			server := httptest.Server{Listener: on, Config: &http.Server{Handler: c}}
+			server.Start()
+			return server.Close
+		},
+		"grpc": func(on net.Listener, c *taker) func() {
+			server := grpc.NewServer()
+			collector.RegisterMetricsServiceServer(server, c)
+			go server.Serve(on)
+			return server.Stop
+		},
+	} {
+		t.Run(scheme, func(t *testing.T) { pushToNobody(t, scheme, serve) })
+	}
+}
+
+func pushToNobody(t *testing.T, scheme string, serve func(net.Listener, *taker) (end func())) {
+	t.Setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "2000") // ms, for an attempt
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -105,7 +139,7 @@ func TestPushToNobody(t *testing.T) {
 	address := listener.Addr().String()
 	listener.Close()
 	m := New(10)
-	p := pusher(t, m, address)
+	p := pusher(t, m, scheme+"://"+address)
 	p.most = 12 // four intervals of two points, or three with what was lost
 	began := time.Now()
 	for range 20 {
@@ -121,9 +155,7 @@ func TestPushToNobody(t *testing.T) {
 	if listener, err = net.Listen("tcp", address); err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.Server{Listener: listener, Config: &http.Server{Handler: c}}
-	server.Start()
-	defer server.Close()
+	defer serve(listener, c)()
 	until(t, "the last arrives", func() bool { all := c.values(readBytes); return len(all) > 0 && all[len(all)-1] == 20 })
 	all := c.values(readBytes)
 	if lost == 0 || len(all) != 20-int(lost) || sum(gathered(t, m), "culprit_lost_total", "") != float64(lost) {
@@ -145,7 +177,7 @@ func TestPushRefused(t *testing.T) {
 	server := httptest.NewServer(c)
 	defer server.Close()
 	m := New(10)
-	p := pusher(t, m, server.Listener.Addr().String())
+	p := pusher(t, m, server.URL)
 	m.IO(readOf(1))
 	p.Push()
 	until(t, "it is refused", func() bool { return lostOf(p) == 1 })
@@ -168,7 +200,7 @@ func TestPushToSilence(t *testing.T) {
 	}
 	defer listener.Close()
 	m := added(10)
-	p := pusher(t, m, listener.Addr().String())
+	p := pusher(t, m, "http://"+listener.Addr().String())
 	began := time.Now()
 	for range 3 {
 		p.Push()
@@ -201,7 +233,7 @@ func TestPushed(t *testing.T) {
 	for range apps {
 		m.mostly(fmt.Sprintf("%0100d", len(m.apps)))
 	}
-	p := pusher(t, m, server.Listener.Addr().String())
+	p := pusher(t, m, server.URL)
 	p.Push()
 	if err := p.Close(10 * time.Second); err != nil || lostOf(p) != 0 {
 		t.Fatalf("%v, %d lost", err, lostOf(p))
@@ -265,8 +297,8 @@ func TestTargets(t *testing.T) {
 		}
 	}
 	t.Setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
-	if grpc, _, err := (Target{}).overGRPC(); !grpc || err != nil {
-		t.Errorf("the environment's protocol: gRPC %v, %v", grpc, err)
+	if rpc, _, err := (Target{}).overGRPC(); !rpc || err != nil {
+		t.Errorf("the environment's protocol: gRPC %v, %v", rpc, err)
 	}
 	t.Setenv("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "http/json")
 	if err := (Target{}).Check(); err == nil {
