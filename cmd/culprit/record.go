@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -76,7 +77,13 @@ of the next interval that can be.
 
 A process that did a tenth of all in an interval has rows of its own; of others, those
 that are called the same in every way have one. Machines can share a directory: each
-writes its own part, and one culprit for each machine.`,
+writes its own part, and one culprit for each machine.
+
+With --otlp, each interval's metrics go to an OpenTelemetry collector. Recording never
+waits for it; of what it could not be given some 30 MB are kept for later; what is older
+is lost, which is counted and said. OTEL_EXPORTER_OTLP_ENDPOINT and _PROTOCOL do the same,
+and _HEADERS, _CERTIFICATE, _TIMEOUT and others, and OTEL_RESOURCE_ATTRIBUTES, mean what
+they mean to other programs.`,
 		Example: `  culprit record                      into ` + defaultDir + `
   culprit record --dir /srv/culprit --interval 1m --keep 8760h
   culprit record --listen 127.0.0.1:9435
@@ -164,11 +171,17 @@ func (f *recordFlags) checkListen() error {
 // checkPush sees to it that there is something to push to, by the flags or the environment.
 func (f *recordFlags) checkPush() error {
 	f.target = metrics.Target{URL: f.otlp, Headers: map[string]string{}}
-	if f.otlp != "" && f.target.Check() != nil {
-		return usagef("bad --otlp %q: %v", f.otlp, metrics.ErrTarget)
+	if !f.pushes() {
+		if len(f.headers) > 0 {
+			return usagef("bad --otlp-header: nothing is pushed: give --otlp, too")
+		}
+		return nil
 	}
-	if f.otlp == "" && len(f.headers) > 0 && metrics.EnvironmentTarget() == "" {
-		return usagef("bad --otlp-header: nothing is pushed: give --otlp, too")
+	switch err := f.target.Check(); {
+	case errors.Is(err, metrics.ErrTarget):
+		return usagef("bad --otlp %q: %v", f.otlp, err)
+	case err != nil:
+		return usagef("%v", err)
 	}
 	for _, header := range f.headers {
 		name, value, ok := strings.Cut(header, "=")
