@@ -161,7 +161,7 @@ type Pusher struct {
 	points  int // of those
 	closing bool
 	lost    uint64
-	trouble error // of the last attempt
+	trouble error // of the last attempt, or the last interval
 }
 
 // NewPusher makes one, and starts what makes its requests.
@@ -324,34 +324,42 @@ func (p *Pusher) run(ctx context.Context) {
 	}
 }
 
-// send makes the requests of an interval, each until it was taken or refused.
+// send makes the requests of an interval, each until it was taken or refused. It is lost unless all were taken.
 func (p *Pusher) send(ctx context.Context, now *interval) {
+	var refused error
 	pause := firstPause
 	for len(now.requests) > 0 {
 		err := p.exporter.Export(ctx, now.requests[0])
-		again := err != nil && away(err) && ctx.Err() == nil
-		p.mu.Lock()
-		if err == nil || ctx.Err() == nil { // that it was stopped says nothing of the collector
-			p.trouble = err
-		}
-		if err != nil && !again {
-			p.loses()
-		}
-		p.mu.Unlock()
-		switch {
-		case again:
+		if err != nil && away(err) && ctx.Err() == nil {
+			p.say(err)
 			select {
 			case <-ctx.Done():
 			case <-time.After(pause):
 			}
 			pause = min(2*pause, longestPause)
-		case err != nil:
-			return
-		default:
-			now.requests = now.requests[1:]
-			pause = firstPause
+			continue
 		}
+		if refused == nil {
+			refused = err
+		}
+		now.requests = now.requests[1:]
+		pause = firstPause
 	}
+	if ctx.Err() == nil { // that it was stopped says nothing of the collector
+		p.say(refused)
+	}
+	if refused != nil {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.loses()
+	}
+}
+
+// say keeps what is wrong.
+func (p *Pusher) say(trouble error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.trouble = trouble
 }
 
 // away tells of an error whether it is of a collector that cannot be reached, and not of one that refuses what it was sent.
@@ -367,7 +375,7 @@ func away(err error) bool {
 	return false
 }
 
-// State is how many intervals were lost so far, and what was wrong with the last attempt to push one.
+// State is how many intervals were lost so far, and what is wrong with pushing them.
 func (p *Pusher) State() (lost uint64, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -189,6 +190,31 @@ func TestPushRefused(t *testing.T) {
 	until(t, "it arrives later", func() bool { return len(c.values(readBytes)) == 1 })
 	if err := p.Close(time.Second); err != nil || lostOf(p) != 1 || c.values(readBytes)[0] != 2 {
 		t.Errorf("at the end: %v, %d lost, %v arrived", err, lostOf(p), c.values(readBytes))
+	}
+}
+
+// Of an interval of which one request is refused, the others arrive, and it is lost.
+func TestPushRefusedInPart(t *testing.T) {
+	c := &taker{}
+	first := true
+	server := httptest.NewServer(http.HandlerFunc(func(to http.ResponseWriter, from *http.Request) {
+		if first {
+			first = false
+			to.WriteHeader(http.StatusBadRequest)
+			return
+		}
+		c.ServeHTTP(to, from)
+	}))
+	defer server.Close()
+	m := New(mostPerRequest)
+	for i := range mostPerRequest / 3 {
+		m.mostly(strconv.Itoa(i))
+	}
+	p := pusher(t, m, server.URL)
+	p.Push()
+	err := p.Close(10 * time.Second)
+	if lost, trouble := p.State(); err != nil || lost != 1 || trouble == nil || len(c.taken) == 0 || len(c.taken) >= len(gathered(t, m)) {
+		t.Errorf("%v; %d lost; %v; %d metrics arrived", err, lost, trouble, len(c.taken))
 	}
 }
 
