@@ -24,6 +24,7 @@ test:            ## everything that CI checks; as root, installs what is missing
 	$(MAKE) check-format vet check-generated cross
 	go tool gotestsum --format standard-quiet --rerun-fails=1 --rerun-fails-max-failures=3 --packages=./... -- \
 		-count=1 -p 1 -timeout 30m
+	cd output/metrics/collectortest && go vet . && go test -count=1 .
 	@echo "On other kernels: make test-kernels"
 
 test-kernels:    ## the live tests on kernels from 6.1 to the newest, in virtual machines; as root

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -14,6 +16,7 @@ import (
 
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
+	"golang.org/x/net/http/httpguts"
 	"golang.org/x/sys/unix"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 
@@ -39,14 +42,19 @@ type recordFlags struct {
 	web      string
 	anywhere bool
 	apps     int
+	otlp     string
+	headers  []string
 
 	bytes   uint64
+	target  metrics.Target
 	metrics *metrics.Metrics // nil: nobody asks for them
+	push    *metrics.Pusher  // nil: they are pushed nowhere
 	disks   *ioprobe.Probe
 	cpus    *sched.Probe
 	network *tcp.Probe
 	out     *recording.Writer
 	late    bool // the last interval could not be written
+	unheard bool // metrics could not be pushed when it was looked at last
 }
 
 // defaultDir is where a service keeps what it must not lose.
@@ -69,10 +77,17 @@ of the next interval that can be.
 
 A process that did a tenth of all in an interval has rows of its own; of others, those
 that are called the same in every way have one. Machines can share a directory: each
-writes its own part, and one culprit for each machine.`,
+writes its own part, and one culprit for each machine.
+
+With --otlp, each interval's metrics go to an OpenTelemetry collector. Recording never
+waits for it; of what it could not be given some 30 MB are kept for later; what is older
+is lost, which is counted and said. OTEL_EXPORTER_OTLP_ENDPOINT and _PROTOCOL do the same,
+and _HEADERS, _CERTIFICATE, _TIMEOUT and others, and OTEL_RESOURCE_ATTRIBUTES, mean what
+they mean to other programs.`,
 		Example: `  culprit record                      into ` + defaultDir + `
   culprit record --dir /srv/culprit --interval 1m --keep 8760h
   culprit record --listen 127.0.0.1:9435
+  culprit record --otlp grpcs://collector.example:4317 --otlp-header x-team=storage
   culprit report --last 1h            what it has`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -93,7 +108,9 @@ writes its own part, and one culprit for each machine.`,
 	flags.StringVar(&f.listen, "listen", "", "serve metrics for Prometheus at `ADDRESS`, such as 127.0.0.1:9435")
 	flags.StringVar(&f.web, "web-config", "", "with the TLS and authentication of `FILE`, a web configuration of Prometheus's exporters")
 	flags.BoolVar(&f.anywhere, "listen-anywhere", false, "serve them beyond this machine without that, too: to whoever asks")
-	flags.IntVar(&f.apps, "max-apps", 500, "serve metrics of this `NUMBER` of applications; further ones are one, \"other\"")
+	flags.StringVar(&f.otlp, "otlp", "", "push metrics to the OpenTelemetry collector at `URL`: grpc://HOST:4317, grpcs://…, http://HOST:4318 or https://…")
+	flags.StringArrayVar(&f.headers, "otlp-header", nil, "with this header, `NAME=VALUE`; can be repeated; secrets are better in OTEL_EXPORTER_OTLP_HEADERS")
+	flags.IntVar(&f.apps, "max-apps", 500, "serve and push metrics of this `NUMBER` of applications; further ones are one, \"other\"")
 	f.registerHost(cmd)
 	return cmd
 }
@@ -124,6 +141,9 @@ func (f *recordFlags) check() (err error) {
 	if err := f.checkListen(); err != nil {
 		return err
 	}
+	if err := f.checkPush(); err != nil {
+		return err
+	}
 	return f.filters.check()
 }
 
@@ -144,6 +164,31 @@ func (f *recordFlags) checkListen() error {
 	}
 	if address, err := netip.ParseAddr(host); host != "localhost" && (err != nil || !address.IsLoopback()) && f.web == "" && !f.anywhere {
 		return usagef("bad --listen %q: it is not of this machine alone: give --web-config with TLS and authentication, or --listen-anywhere", f.listen)
+	}
+	return nil
+}
+
+// checkPush sees to it that there is something to push to, by the flags or the environment.
+func (f *recordFlags) checkPush() error {
+	f.target = metrics.Target{URL: f.otlp, Headers: map[string]string{}}
+	if !f.pushes() {
+		if len(f.headers) > 0 {
+			return usagef("bad --otlp-header: nothing is pushed: give --otlp, too")
+		}
+		return nil
+	}
+	switch err := f.target.Check(); {
+	case errors.Is(err, metrics.ErrTarget):
+		return usagef("bad --otlp %q: %v", f.otlp, err)
+	case err != nil:
+		return usagef("%v", err)
+	}
+	for _, header := range f.headers {
+		name, value, ok := strings.Cut(header, "=")
+		if !ok || !httpguts.ValidHeaderFieldName(name) || !httpguts.ValidHeaderFieldValue(value) {
+			return usagef("bad --otlp-header %q: give NAME=VALUE", header)
+		}
+		f.target.Headers[strings.ToLower(name)] = value
 	}
 	return nil
 }
@@ -190,8 +235,17 @@ func (f *recordFlags) run(stderr io.Writer) (err error) {
 	if err := limit(keep...); err != nil {
 		return err
 	}
-	if f.listen != "" {
+	if f.listen != "" || f.pushes() {
 		f.metrics = metrics.New(f.apps)
+	}
+	if f.pushes() {
+		if f.push, err = metrics.NewPusher(f.metrics, f.target, metrics.Source{Host: o.Host, Kernel: o.Kernel, Version: version}); err != nil {
+			return err
+		}
+		defer closing(&err, func() error { return f.endPush(stderr) })
+		fmt.Fprintf(stderr, "metrics are pushed to %s\n", f.pushedTo())
+	}
+	if f.listen != "" {
 		server, err := metrics.Serve(f.metrics, f.listen, f.web, slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
 		if err != nil {
 			return err
@@ -254,6 +308,34 @@ func (f *recordFlags) follow(ctx context.Context, owners *owner.Table, stderr io
 	}
 }
 
+func (f *recordFlags) pushedTo() string { return cmp.Or(f.otlp, metrics.EnvironmentTarget()) }
+
+func (f *recordFlags) pushes() bool { return f.pushedTo() != "" }
+
+// sayPush says once that metrics could not be pushed, and once that they can be again.
+func (f *recordFlags) sayPush(stderr io.Writer) {
+	lost, err := f.push.State()
+	switch {
+	case err != nil && !f.unheard:
+		fmt.Fprintf(stderr, "culprit: metrics cannot be pushed to %s for now; recording goes on: %v\n", f.pushedTo(), err)
+	case err == nil && f.unheard:
+		fmt.Fprintf(stderr, "culprit: metrics are pushed again; intervals lost so far: %d\n", lost)
+	}
+	f.unheard = err != nil
+}
+
+// pushEnd is how long the end waits for the collector.
+const pushEnd = 3 * time.Second
+
+func (f *recordFlags) endPush(stderr io.Writer) error {
+	err := f.push.Close(pushEnd)
+	f.sayPush(stderr)
+	if lost, _ := f.push.State(); lost > 0 {
+		fmt.Fprintf(stderr, "culprit: intervals that were not pushed to %s: %d\n", f.pushedTo(), lost)
+	}
+	return err
+}
+
 // write records what happened since it was called last. That it cannot is said once, and is no error: it may be able to later.
 func (f *recordFlags) write(stderr io.Writer) error {
 	s, err := f.read()
@@ -264,6 +346,10 @@ func (f *recordFlags) write(stderr io.Writer) error {
 		f.metrics.IO(s.IO)
 		f.metrics.Sched(s.Sched)
 		f.metrics.TCP(s.TCP)
+	}
+	if f.push != nil {
+		f.push.Push()
+		f.sayPush(stderr)
 	}
 	err = f.out.Write(s)
 	for _, d := range f.out.Damage() {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -210,5 +211,27 @@ func TestRecord(t *testing.T) {
 	}
 	if got := reportOf(t, dir, name, "--app", "sh"); got.dd != 0 || got.ours != all {
 		t.Errorf("of another application it has %+v", got)
+	}
+}
+
+// A collector that says nothing holds up neither the recording nor, for long, its end; what it did not get is said.
+func TestRecordWithoutCollector(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	disk, dir := emptyDisk(t, 16), t.TempDir()
+	r := startRecord(t, dir, "--interval", "1s", "--otlp", "grpc://"+silent.Addr().String())
+	const mib = 3
+	dd(t, disk, mib)
+	time.Sleep(3500 * time.Millisecond)
+	if got := reportOf(t, dir, filepath.Base(disk), "--last", "10m", "--step", "1s"); got.steps < 3 || got.dd != mib<<20 {
+		t.Errorf("meanwhile it has %+v", got)
+	}
+	began := time.Now()
+	r.end(t)
+	if took := time.Since(began); took > 10*time.Second || !strings.Contains(r.stderr.String(), "intervals that were not pushed to grpc://"+silent.Addr().String()+": ") {
+		t.Errorf("the end took %v; it said: %s", took, r.stderr)
 	}
 }
