@@ -124,8 +124,37 @@ func records(t *testing.T, cmd *exec.Cmd, dir string) {
 	}
 }
 
+// systemCalls are those that a unit's filters allow.
+func systemCalls(t *testing.T, unit string) map[string]bool {
+	t.Helper()
+	allowed := map[string]bool{}
+	var set func(name string, to bool)
+	set = func(name string, to bool) {
+		if !strings.HasPrefix(name, "@") {
+			allowed[name] = to
+			return
+		}
+		out, err := exec.Command("systemd-analyze", "syscall-filter", name).Output()
+		if err != nil {
+			t.Fatalf("what is in %s: %v", name, err)
+		}
+		for line := range strings.Lines(string(out)) {
+			if member, ok := strings.CutPrefix(line, "    "); ok && !strings.HasPrefix(member, "#") {
+				set(strings.TrimSpace(member), to)
+			}
+		}
+	}
+	for _, filter := range settings(unit, "SystemCallFilter") {
+		names, without := strings.CutPrefix(filter, "~")
+		for _, name := range strings.Fields(names) {
+			set(name, !without)
+		}
+	}
+	return allowed
+}
+
 // What the unit allows is enough: an ordinary user with its capabilities and no others, to whom everything but the
-// state is read-only.
+// state is read-only. No system call is made that the unit forbids.
 func TestDeployedService(t *testing.T) {
 	needRoot(t)
 	unit, state := deployed(t, "culprit.service"), public(t)
@@ -150,10 +179,26 @@ func TestDeployedService(t *testing.T) {
 			exec "$@"`, dir},
 		nobody, []string{
 			"--no-new-privs", "--inh-caps=" + list("AmbientCapabilities")[1:], "--ambient-caps=" + list("AmbientCapabilities")[1:],
-			"--bounding-set=-all" + list("CapabilityBoundingSet"), program(),
+			"--bounding-set=-all" + list("CapabilityBoundingSet"),
+			"strace", "-f", "-qq", "-c", "-U", "name", "-o", filepath.Join(dir, "calls"), program(),
 		},
 		start[1:len(start)-1], flagLines(t)[0], []string{"--duration", "3s"})
 	records(t, exec.Command(line[0], line[1:]...), dir)
+
+	calls, err := os.ReadFile(filepath.Join(dir, "calls"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	allowed, bpf := systemCalls(t, unit), false
+	for _, name := range strings.Fields(string(calls)) {
+		bpf = bpf || name == "bpf"
+		if name != "syscall" && name != "total" && !strings.HasPrefix(name, "-") && !allowed[name] {
+			t.Errorf("it calls %s, which the unit forbids", name)
+		}
+	}
+	if !bpf {
+		t.Errorf("no BPF program was loaded by %s", calls)
+	}
 }
 
 // daemonSet is what of a DaemonSet is in use; that there is nothing else is checked, too.
