@@ -4,6 +4,10 @@
 VERSION = $$(git describe --tags --always --dirty 2>/dev/null || echo development)
 GO_BUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)"
 PREFIX = /usr/local
+# Of a package: that of the last release, or the commit's date, which sorts before the first.
+PACKAGE_VERSION = $$({ git describe --tags --match 'v[0-9]*' 2>/dev/null || TZ=UTC git show -s --date=format-local:%Y%m%d%H%M%S --format=v0~%cd.%h || \
+	echo v0~development; } | sed 's/^v//; s/-/+/; s/-/./g')
+PACKAGE_ARCH = $$(go env GOARCH)
 
 help:            ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-16s %s\n", $$1, $$2}' Makefile
@@ -17,6 +21,17 @@ build:           ## bin/culprit, static; needs Go alone
 install: build   ## into $PREFIX/bin; with CAPABILITIES=1, so that others than root can run it, too
 	install -D bin/culprit $(DESTDIR)$(PREFIX)/bin/culprit
 	@[ "$(CAPABILITIES)" != 1 ] || setcap cap_bpf,cap_perfmon=ep $(DESTDIR)$(PREFIX)/bin/culprit
+
+# What is packaged twice is the same twice: all its times are the commit's.
+packages: build  ## bin/packages/*.deb and *.rpm; PACKAGE_ARCH=arm64 makes those for arm64
+	rm -rf bin/packages
+	mkdir -p bin/packages
+	GOOS=linux GOARCH=$(PACKAGE_ARCH) $(GO_BUILD) -o bin/packages/culprit ./cmd/culprit
+	for s in bash zsh fish; do bin/culprit completion $$s > bin/packages/$$s || exit; done
+	export SOURCE_DATE_EPOCH=$$(git show -s --format=%ct 2>/dev/null || echo 0) PACKAGE_VERSION="$(PACKAGE_VERSION)" PACKAGE_ARCH="$(PACKAGE_ARCH)"; \
+	bin/culprit man bin/packages/man && gzip -9n bin/packages/man/*.1 && \
+	go -C .ci/tools build -o ../../bin/nfpm github.com/goreleaser/nfpm/v2/cmd/nfpm && \
+	for form in deb rpm; do bin/nfpm package -f deploy/nfpm.yaml -p $$form -t bin/packages || exit; done
 
 # What few tests fail is run once more, and shown: live tests need a machine that is not busy otherwise. What fails twice fails.
 test:            ## everything that CI checks; as root, installs what is missing for it
@@ -55,4 +70,4 @@ vet:
 cross:
 	GOARCH=arm64 CGO_ENABLED=0 go build -o /dev/null ./cmd/culprit
 
-.PHONY: help run build install test test-kernels lint generate check-generated bench clean check-format vet cross
+.PHONY: help run build install packages test test-kernels lint generate check-generated bench clean check-format vet cross

@@ -90,7 +90,7 @@ what this machine allows.`,
 	}
 	root.PersistentFlags().BoolP("verbose", "v", false, "say more, including the verifier's log when the kernel refuses a program")
 	root.SetFlagErrorFunc(flagError)
-	root.AddCommand(newSummary(), newRun(), newConvert(), newRecord(), newReport(), newDoctor(), newVersion())
+	root.AddCommand(newSummary(), newRun(), newConvert(), newRecord(), newReport(), newDoctor(), newVersion(), newMan())
 	for _, p := range probes {
 		if p.command != nil {
 			root.AddCommand(p.command())
