@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -114,6 +115,9 @@ they mean to other programs.`,
 	f.registerHost(cmd)
 	return cmd
 }
+
+// gcPercent is low: who runs for months is to be small, and makes little to collect.
+const gcPercent = 50
 
 // Intervals are as long as histograms and sums are worth it, and short enough for a journal's frame.
 const (
@@ -253,6 +257,7 @@ func (f *recordFlags) run(stderr io.Writer) (err error) {
 		defer closing(&err, server.Close)
 		fmt.Fprintf(stderr, "metrics are at %s%s\n", server.Address(), metrics.Path)
 	}
+	debug.SetGCPercent(gcPercent)
 	fmt.Fprintf(stderr, "recording %s into %s each %v; Ctrl-C ends it\n", o.Host, f.dir, f.interval)
 	return f.follow(ctx, owners, stderr)
 }
