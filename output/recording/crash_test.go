@@ -240,3 +240,70 @@ func FuzzJournal(f *testing.F) {
 		}
 	})
 }
+
+// A table that somebody else made, or that is damaged, is an error at worst.
+func FuzzTables(f *testing.F) {
+	dir := f.TempDir()
+	w := open(f, dir)
+	for n := range 2 {
+		record(f, w, at(n))
+	}
+	if err := w.Close(); err != nil {
+		f.Fatal(err)
+	}
+	hours, err := filesOf(dir, escape("db1.example"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	for i, t := range tables {
+		whole, err := os.ReadFile(tablePath(hours[0].stem, t.name))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(uint8(i), whole)
+	}
+	path := filepath.Join(dir, "fuzzed")
+	f.Fuzz(func(t *testing.T, table uint8, text []byte) {
+		if err := os.WriteFile(path, text, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		for _, apps := range [][]string{nil, {"postgres"}} {
+			tables[int(table)%len(tables)].read(path, apps, func(int64) *rows { return &rows{} })
+		}
+	})
+}
+
+// An hour with a table that is damaged is told of, and the others are read; its sum is still there.
+func TestDamagedTable(t *testing.T) {
+	dir := t.TempDir()
+	w := open(t, dir)
+	want := []Snapshot{spaced(0), spaced(3), spaced(6)}
+	for _, s := range want {
+		record(t, w, s)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	hours, err := filesOf(dir, escape("db1.example"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := tablePath(hours[1].stem, "io")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string][]byte{"cut": text[:len(text)/2], "empty": nil, "overwritten": bytes.Repeat([]byte("PAR1"), 1000)} {
+		if err := os.WriteFile(path, text, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		got, damage := all(t, dir)
+		equal(t, got, []Snapshot{want[0], want[2]})
+		if len(damage) != 1 || damage[0] != (Damage{path, 0, int64(len(text))}) {
+			t.Errorf("%s: damage is %v", name, damage)
+		}
+		if _, n := total(t, dir, time.Time{}, begin.AddDate(1, 0, 0), always); n != 3 {
+			t.Errorf("%s: %d hours are read where their sums do", name, n)
+		}
+	}
+}

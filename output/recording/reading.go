@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/url"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -54,15 +55,16 @@ func Read(dir string, q Query, each func(Interval) error) (damage []Damage, err 
 				return false, nil
 			}
 			i, err := readInterval(stem)
-			if errors.Is(err, fs.ErrNotExist) { // it has been removed since
-				return false, nil
-			} else if err != nil {
-				return false, err
-			}
-			if end := fromMicros(i.End); int(i.Hours) != hours || end.After(q.Until) || !q.Merged(first.begin, end) {
+			if end := fromMicros(i.End); err == nil && (int(i.Hours) != hours || end.After(q.Until) || !q.Merged(first.begin, end)) {
 				return false, nil
 			}
-			return true, readTables(stem, q.Apps, give)
+			if err == nil {
+				err = readTables(stem, q.Apps, give)
+			}
+			if bad := new(tableError); errors.As(err, &bad) { // damaged, or removed since: what it is the sum of says the same
+				return false, nil
+			}
+			return true, err
 		}
 		for day := range daysOf(hours) {
 			if ok, err := whole(day[0], daySum, len(day)); err != nil {
@@ -127,5 +129,13 @@ func (h *hour) read(apps []string, each func(*rows) error) ([]Damage, error) {
 			return nil, nil
 		}
 	}
-	return nil, readTables(h.stem, apps, each)
+	err := readTables(h.stem, apps, each)
+	if bad := new(tableError); errors.As(err, &bad) {
+		info, statErr := os.Stat(bad.path)
+		if statErr != nil {
+			return nil, err
+		}
+		return []Damage{{bad.path, 0, info.Size()}}, nil
+	}
+	return nil, err
 }

@@ -81,7 +81,7 @@ func tableOf[T any](name string, of func(*rows) *[]T, end func(*T) *int64, order
 		read: func(path string, apps []string, interval func(end int64) *rows) error {
 			all, err := readRows[T](path, apps)
 			if err != nil {
-				return fmt.Errorf("reading %s: %w", path, err)
+				return &tableError{path, err}
 			}
 			for i := range all {
 				to := of(interval(*end(&all[i])))
@@ -179,8 +179,23 @@ func readTables(stem string, apps []string, each func(*rows) error) error {
 	return nil
 }
 
-// readRows are those of a file that are of applications: all if none are given, or if its rows are of none.
-func readRows[T any](path string, apps []string) ([]T, error) {
+// tableError is that a table cannot be read.
+type tableError struct {
+	path string
+	err  error
+}
+
+func (e *tableError) Error() string { return fmt.Sprintf("reading %s: %v", e.path, e.err) }
+func (e *tableError) Unwrap() error { return e.err }
+
+// readRows are those of a file that are of applications: all if none are given, or if its rows are of none. The library panics on some
+// files that are damaged.
+func readRows[T any](path string, apps []string) (out []T, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			out, err = nil, fmt.Errorf("it is damaged: %v", v)
+		}
+	}()
 	if len(apps) == 0 {
 		return parquet.ReadFile[T](path)
 	}
@@ -201,7 +216,6 @@ func readRows[T any](path string, apps []string) ([]T, error) {
 	if !ok {
 		return parquet.ReadFile[T](path)
 	}
-	var out []T
 	for _, group := range f.RowGroups() {
 		spans, err := spansOf(group.ColumnChunks()[column.ColumnIndex], apps)
 		if err != nil {
@@ -268,9 +282,10 @@ func spansOf(column parquet.ColumnChunk, wanted []string) (out []rowSpan, err er
 
 // readInterval is the last interval of tables.
 func readInterval(stem string) (interval, error) {
-	all, err := parquet.ReadFile[interval](tablePath(stem, intervals))
+	path := tablePath(stem, intervals)
+	all, err := readRows[interval](path, nil)
 	if err != nil {
-		return interval{}, fmt.Errorf("reading what was recorded when: %w", err)
+		return interval{}, &tableError{path, err}
 	}
 	if len(all) == 0 {
 		return interval{}, nil
