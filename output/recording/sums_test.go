@@ -105,7 +105,9 @@ func TestLongSpans(t *testing.T) {
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
-	w = open(t, dir)
+	if w = open(t, dir); len(w.Damage()) > 0 {
+		t.Error("sealing again finds damage")
+	}
 	check("a day with another hour", time.Time{}, end, always, 1+1+17+3)
 
 	// Of a day of which an hour is gone, its sum is, too.
