@@ -357,9 +357,7 @@ func (f *recordFlags) write(stderr io.Writer) error {
 		f.sayPush(stderr)
 	}
 	err = f.out.Write(s)
-	for _, d := range f.out.Damage() {
-		fmt.Fprintln(stderr, "culprit:", d)
-	}
+	sayDamage(stderr, f.out.Damage())
 	switch {
 	case err != nil && !f.late:
 		fmt.Fprintf(stderr, "culprit: nothing can be recorded for now; what happens is kept until it can: %v\n", err)

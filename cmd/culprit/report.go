@@ -22,14 +22,16 @@ type reportFlags struct {
 	since, until string
 	last         time.Duration
 	step         time.Duration
+	diffs        bool
 
 	from, to time.Time
+	sides    [2]diffSide // of --diff
 }
 
 func newReport() *cobra.Command {
 	var f reportFlags
 	cmd := &cobra.Command{
-		Use:   "report",
+		Use:   "report [--diff A B]",
 		Short: "What a recording says of any span of time",
 		Long: `Reads what culprit record has kept, of one machine or of many that share a directory:
 who used the disks, who waited for a CPU and because of whom, whose TCP connections
@@ -37,15 +39,30 @@ stalled and why, and whether the books balance; from --since until --until, or i
 --last hours. With --step, one such report for each step.
 
 Times are as in 2026-11-22, "2026-11-22 15:04", 15:04 (of today), or 2026-11-22T15:04:05Z,
-or how long ago: 90m, -36h. Culprits of waits are applications, however rows are grouped.`,
+or how long ago: 90m, -36h. Culprits of waits are applications, however rows are grouped.
+
+With --diff, what differs between two spans, SINCE..UNTIL, of --dir or of DIR@SINCE..UNTIL,
+or between all of two recordings, DIR: rates, and quantiles of latencies, each with how far
+off it may be. What chance explains is not listed: with a confidence of 95 %, nothing that is
+listed differs by chance alone; nor is what differs by less than 5 %.`,
 		Example: `  culprit report --last 1h
   culprit report --since 03:00 --until 04:00 --step 5m --app postgres
   culprit report --last 720h --by user -n 5
-  culprit report --last 24h --step 1h --json | jq -c '[.start, .rows[0].app]'`,
-		Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := f.check(time.Now()); err != nil {
+  culprit report --last 24h --step 1h --json | jq -c '[.start, .rows[0].app]'
+  culprit report --diff 26h..24h 2h..      yesterday's two hours and the last two
+  culprit report --diff before after       two recordings, of two kernels, for example`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if f.diffs {
+				return nil // they are checked with the flags
+			}
+			return noArgs(cmd, args)
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := f.check(time.Now(), args); err != nil {
 				return err
+			}
+			if f.diffs {
+				return f.diff(cmd.OutOrStdout(), cmd.ErrOrStderr())
 			}
 			return f.run(cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
@@ -55,8 +72,9 @@ or how long ago: 90m, -36h. Culprits of waits are applications, however rows are
 	flags.StringVar(&f.dir, "dir", defaultDir, "read the recording in `DIR`")
 	flags.StringVar(&f.since, "since", "", "from this `TIME` on (default: all)")
 	flags.StringVar(&f.until, "until", "", "until this `TIME` (default: now)")
-	flags.DurationVar(&f.last, "last", 0, "short for --since: so `LONG` before --until")
+	flags.DurationVar(&f.last, "last", 0, "short for --since: this `TIME` before --until")
 	flags.DurationVar(&f.step, "step", 0, "one report for each `TIME` of the span")
+	flags.BoolVar(&f.diffs, "diff", false, "what differs between two spans or recordings, the arguments A and B")
 	flags.IntSliceVarP(&f.pids, "pid", "p", nil, "only what the processes `PID,…` caused, where they have rows of their own")
 	flags.StringSliceVar(&f.apps, "app", nil, "only what the applications `APP,…` caused")
 	flags.StringSliceVar(&f.cgroups, "cgroup", nil, "only what processes in the cgroups `PATH,…` or below caused")
@@ -70,10 +88,13 @@ or how long ago: 90m, -36h. Culprits of waits are applications, however rows are
 
 const shortestStep = time.Second
 
-func (f *reportFlags) check(now time.Time) (err error) {
+func (f *reportFlags) check(now time.Time, args []string) (err error) {
 	f.proc, f.sys = hostProc, hostSys // nothing is looked up there
 	if err := f.checkForm(summarySorts); err != nil {
 		return err
+	}
+	if f.diffs {
+		return f.checkDiff(args, now)
 	}
 	if f.to, err = moment("until", f.until, now, now); err != nil {
 		return err
@@ -166,15 +187,19 @@ func (f *reportFlags) merged() func(first, last time.Time) bool {
 	return func(first, last time.Time) bool { return f.stepOf(first) == f.stepOf(last) }
 }
 
+func sayDamage(stderr io.Writer, damage []recording.Damage) {
+	for _, d := range damage {
+		fmt.Fprintln(stderr, "culprit:", d)
+	}
+}
+
 func (f *reportFlags) run(stdout, stderr io.Writer) error {
 	all := spans{}
 	damage, err := recording.Read(f.dir, recording.Query{Since: f.from, Until: f.to, Merged: f.merged(), Apps: f.apps}, func(i recording.Interval) error {
 		f.add(all, i)
 		return nil
 	})
-	for _, d := range damage {
-		fmt.Fprintln(stderr, "culprit:", d)
-	}
+	sayDamage(stderr, damage)
 	if err != nil {
 		return err
 	}

@@ -31,6 +31,11 @@
 //	exemplar    one long stall
 //	ran         who had the CPU meanwhile, beside what the exemplar says
 //	audit       one of the kernel's counters beside culprit's sum
+//
+// of culprit report --diff:
+//
+//	a, b    one of the two spans
+//	change  one quantity of a group that differs in b, whose times it has
 package csv
 
 import (
@@ -193,6 +198,18 @@ func (w *Writer) TCP(s snapshot.TCP) error {
 	addAll(p, "audit", report.Audit)
 	p.loss(report.Loss)
 	return w.write("tcp report", p)
+}
+
+// Diff writes what two spans differ in, in the way of IO.
+func (w *Writer) Diff(d snapshot.Diff) error {
+	d, omitted := d.Top(w.o.Top)
+	report := contract.Diff(d, omitted)
+	p := w.begin(report.B.Interval, contract.DiffSpan{}, contract.Change{}, contract.Counter{})
+	p.add("a", report.A)
+	p.add("b", report.B)
+	addAll(p, "change", report.Rows)
+	p.omitted(report.OmittedRows)
+	return w.write("what differs", p)
 }
 
 // part is the lines of one interval.

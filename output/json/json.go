@@ -54,6 +54,13 @@ func Run(w io.Writer, r snapshot.Run, o Options) error {
 	return write(w, "what the command did", contract.Run(r, contract.IO(io, len(omittedIO)), contract.Sched(sched, len(omittedSched)), contract.TCP(tcp, len(omittedTCP))))
 }
 
+// Diff writes what two spans differ in as one object of schema culprit.diff/1,
+// in the way of IO.
+func Diff(w io.Writer, d snapshot.Diff, o Options) error {
+	d, omitted := d.Top(o.Top)
+	return write(w, "what differs", contract.Diff(d, omitted))
+}
+
 func write(w io.Writer, what string, report any) error {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)

@@ -1,0 +1,365 @@
+// Package compare says what differs between two spans of recordings, and is silent on what chance explains.
+//
+// A span is divided into blocks of the same length, 12 to 24 of them, since what a machine does in one interval resembles the last one's:
+// long blocks do that less. Where a quantity's blocks still follow each other too much, pairs of them are taken as one, and where that
+// does not help, nothing is said of it. The blocks of both spans are compared by the rank-sum test of Mann and Whitney, which asks
+// nothing of how values are spread. As thousands of quantities are compared, and some differ by chance, Holm's method (1979) keeps the
+// probability that any that is listed does so, of all together, to what is asked for.
+package compare
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"golang.org/x/perf/benchmath"
+
+	"culprit/probes/snapshot"
+)
+
+const (
+	fewestBlocks = 8  // with which, of so few values, the test can find anything among many quantities
+	mostBlocks   = 24 // of which two are made one from then on
+	leastChange  = 0.05
+	perQuantile  = 10 // so many values of a block are to be beyond a quantile
+)
+
+// Confidence is that nothing is listed that is chance.
+const Confidence = 0.95
+
+// ErrShort is that a span has too few intervals.
+var ErrShort = errors.New("it has fewer than 8 intervals: compare longer ones")
+
+// rates are the quantities that add up.
+var rates = []struct {
+	name string
+	unit snapshot.Unit
+}{
+	{"read_bytes_per_s", snapshot.BytesPerSecond}, {"write_bytes_per_s", snapshot.BytesPerSecond},
+	{"reads_per_s", snapshot.PerSecond}, {"writes_per_s", snapshot.PerSecond},
+	{"blocked_share", snapshot.Share}, {"oncpu_share", snapshot.Share}, {"wait_share", snapshot.Share},
+	{"sent_bytes_per_s", snapshot.BytesPerSecond}, {"received_bytes_per_s", snapshot.BytesPerSecond},
+	{"connections_per_s", snapshot.PerSecond}, {"retransmits_per_s", snapshot.PerSecond},
+	{"stalls_per_s", snapshot.PerSecond}, {"stalled_share", snapshot.Share},
+}
+
+// latencies are the distributions.
+var latencies = []string{"read_latency", "write_latency", "wait", "rtt", "connect", "first_byte"}
+
+// quantiles are what is compared of a distribution.
+var quantiles = []struct {
+	name string
+	q    float64
+}{{"p50", 0.5}, {"p90", 0.9}, {"p99", 0.99}, {"p999", 0.999}}
+
+// cell is what a group did in a block.
+type cell struct {
+	sums  [13]float64
+	times [6]snapshot.Histogram
+}
+
+func (c *cell) merge(o *cell) {
+	for i := range c.sums {
+		c.sums[i] += o.sums[i]
+	}
+	for i := range c.times {
+		c.times[i] = c.times[i].Merge(o.times[i])
+	}
+}
+
+// block is a piece of a span.
+type block struct {
+	length float64 // seconds, of all machines
+	groups map[string]*cell
+}
+
+func (b *block) cell(name string) *cell {
+	c := b.groups[name]
+	if c == nil {
+		c = &cell{}
+		b.groups[name] = c
+	}
+	return c
+}
+
+// Side collects one of the spans, in as much memory as its groups need, however long it is.
+type Side struct {
+	by         snapshot.By
+	name       string
+	machines   map[string]bool
+	start, end time.Time
+	each       time.Duration // of a block
+	blocks     map[int64]*block
+}
+
+// NewSide begins a span that is called so.
+func NewSide(name string, by snapshot.By) *Side {
+	return &Side{by: by, name: name, machines: map[string]bool{}, blocks: map[int64]*block{}}
+}
+
+// Add adds an interval of a machine.
+func (s *Side) Add(machine string, io snapshot.IO, sched snapshot.Sched, tcp snapshot.TCP) {
+	length := io.End.Sub(io.Start)
+	if length <= 0 {
+		return
+	}
+	s.machines[machine] = true
+	if s.start.IsZero() || io.Start.Before(s.start) {
+		s.start = io.Start
+	}
+	if io.End.After(s.end) {
+		s.end = io.End
+	}
+	s.each = max(s.each, length.Round(time.Second))
+	at := floor(io.End.Add(-length/2).UnixNano(), int64(s.each))
+	b := s.blocks[at]
+	if b == nil {
+		b = &block{groups: map[string]*cell{}}
+		s.blocks[at] = b
+	}
+	b.length += length.Seconds()
+	for _, r := range io.Group(s.by).Rows {
+		c := b.cell(r.Name(s.by))
+		c.add(0, float64(r.ReadBytes()), float64(r.WriteBytes()), float64(r.Reads), float64(r.Writes), float64(r.BlockedNS)/1e9)
+		c.time(0, r.ReadLatency.Total, r.WriteLatency.Total)
+	}
+	for _, r := range sched.Group(s.by).Rows {
+		c := b.cell(r.Name(s.by))
+		c.add(5, float64(r.OnCPU)/1e9, float64(r.Wait())/1e9)
+		c.time(2, r.Latency)
+	}
+	for _, r := range tcp.Group(s.by).Rows {
+		c := b.cell(r.Name(s.by))
+		stalls, stalled := uint64(0), uint64(0)
+		for _, t := range r.Stalls {
+			stalls, stalled = stalls+t.Count, stalled+t.Total
+		}
+		c.add(7, float64(r.Sent), float64(r.Received), float64(r.Opened+r.Accepted), float64(r.Retransmits), float64(stalls), float64(stalled)/1e9)
+		c.time(3, r.RTT, r.Connect, r.FirstByte)
+	}
+	for len(s.blocks) > mostBlocks {
+		s.widen()
+	}
+}
+
+func (c *cell) add(first int, values ...float64) {
+	for i, v := range values {
+		c.sums[first+i] += v
+	}
+}
+
+func (c *cell) time(first int, values ...snapshot.Histogram) {
+	for i, h := range values {
+		c.times[first+i] = c.times[first+i].Merge(h)
+	}
+}
+
+// floor divides towards the past.
+func floor(n, by int64) int64 {
+	q := n / by
+	if n%by < 0 {
+		q--
+	}
+	return q
+}
+
+// widen makes blocks twice as long.
+func (s *Side) widen() {
+	wide := map[int64]*block{}
+	for at, b := range s.blocks {
+		to := floor(at, 2)
+		w := wide[to]
+		if w == nil {
+			wide[to] = b
+			continue
+		}
+		w.length += b.length
+		for name, c := range b.groups {
+			w.cell(name).merge(c)
+		}
+	}
+	s.blocks, s.each = wide, 2*s.each
+}
+
+// whole are the blocks in the order of time, without those at the ends that the span has little of.
+func (s *Side) whole() []*block {
+	var at []int64
+	var lengths []float64
+	for n, b := range s.blocks {
+		at = append(at, n)
+		lengths = append(lengths, b.length)
+	}
+	slices.Sort(at)
+	slices.Sort(lengths)
+	var out []*block
+	for _, n := range at {
+		if b := s.blocks[n]; b.length >= lengths[len(lengths)/2]/2 {
+			out = append(out, b)
+		}
+	}
+	return out
+}
+
+func (s *Side) span(blocks []*block) snapshot.Span {
+	return snapshot.Span{Name: s.name, Start: s.start, End: s.end, Machines: len(s.machines), Blocks: len(blocks), Block: s.each}
+}
+
+// Compare says what differs in b.
+func Compare(a, b *Side) (snapshot.Diff, error) {
+	before, after := a.whole(), b.whole()
+	d := snapshot.Diff{By: a.by, A: a.span(before), B: b.span(after), Confidence: Confidence}
+	for _, span := range []snapshot.Span{d.A, d.B} {
+		if span.Blocks < fewestBlocks {
+			return d, fmt.Errorf("comparing %s: %w", span.Name, ErrShort)
+		}
+	}
+	var all []snapshot.Change
+	compare := func(name, quantity string, unit snapshot.Unit, of func(*cell, float64) (value float64, known bool)) {
+		values := func(blocks []*block) []float64 { return series(blocks, name, of) }
+		was, is := values(before), values(after)
+		if !slices.ContainsFunc(was, isSomething) && !slices.ContainsFunc(is, isSomething) && len(was) > 0 && len(is) > 0 {
+			return // there is none of it
+		}
+		was, is = independent(was), independent(is)
+		if len(was) < fewestBlocks || len(is) < fewestBlocks {
+			d.TooLittle++
+			return
+		}
+		x, y := benchmath.NewSample(was, &benchmath.DefaultThresholds), benchmath.NewSample(is, &benchmath.DefaultThresholds)
+		all = append(all, snapshot.Change{Name: name, Quantity: quantity, Unit: unit, A: estimate(x), B: estimate(y), P: benchmath.AssumeNothing.Compare(x, y).P})
+	}
+	for _, name := range names(before, after) {
+		for i, r := range rates {
+			compare(name, r.name, r.unit, func(c *cell, seconds float64) (float64, bool) {
+				if c == nil {
+					return 0, true
+				}
+				return c.sums[i] / seconds, true
+			})
+		}
+		for i, latency := range latencies {
+			for _, q := range quantiles {
+				if !isKnown(before, name, i, q.q) && !isKnown(after, name, i, q.q) {
+					continue
+				}
+				compare(name, latency+"_"+q.name+"_ns", snapshot.Nanoseconds, func(c *cell, _ float64) (float64, bool) {
+					if c == nil || !enough(c.times[i], q.q) {
+						return 0, false
+					}
+					return quantile(c.times[i], q.q), true
+				})
+			}
+		}
+	}
+	slices.SortStableFunc(all, func(a, b snapshot.Change) int { return cmp.Compare(a.P, b.P) })
+	chance := false // from the first on that is, all are
+	for i, c := range all {
+		chance = chance || c.P > (1-Confidence)/float64(len(all)-i)
+		if ratio := c.Ratio(); chance || math.Abs(ratio-1) < leastChange || math.IsNaN(ratio) {
+			d.Same++
+		} else {
+			d.Changes = append(d.Changes, c)
+		}
+	}
+	slices.SortStableFunc(d.Changes, func(a, b snapshot.Change) int {
+		return cmp.Or(-cmp.Compare(size(a), size(b)), cmp.Compare(a.P, b.P), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Quantity, b.Quantity))
+	})
+	return d, nil
+}
+
+// size is how large a change is, in either direction.
+func size(c snapshot.Change) float64 { return math.Abs(math.Log(c.Ratio())) }
+
+func isSomething(v float64) bool { return v != 0 }
+
+func names(spans ...[]*block) []string {
+	found := map[string]bool{}
+	for _, blocks := range spans {
+		for _, b := range blocks {
+			for name := range b.groups {
+				found[name] = true
+			}
+		}
+	}
+	var out []string
+	for name := range found {
+		out = append(out, name)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// series is a quantity of a group in the blocks in which it is known.
+func series(blocks []*block, name string, of func(*cell, float64) (float64, bool)) (out []float64) {
+	for _, b := range blocks {
+		if v, known := of(b.groups[name], b.length); known {
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
+// isKnown is whether at least one block tells a quantile.
+func isKnown(blocks []*block, name string, i int, q float64) bool {
+	return slices.ContainsFunc(blocks, func(b *block) bool { c := b.groups[name]; return c != nil && enough(c.times[i], q) })
+}
+
+// enough is whether a distribution has enough values for a quantile.
+func enough(h snapshot.Histogram, q float64) bool {
+	return float64(h.Count())*(1-q) >= perQuantile
+}
+
+// quantile is a distribution's, between the ends of its bucket by rank: the middle would be the same for all that is in a bucket.
+func quantile(h snapshot.Histogram, q float64) float64 {
+	rank := q * float64(h.Count())
+	for _, b := range h.Buckets {
+		if rank <= float64(b.Count) {
+			return float64(b.Lower) + rank/float64(b.Count)*float64(b.Upper-b.Lower)
+		}
+		rank -= float64(b.Count)
+	}
+	return float64(h.Max)
+}
+
+// independent are values of which one says little of the next: pairs are taken as one until it does. None, if that does not help.
+func independent(values []float64) []float64 {
+	for {
+		if len(values) < fewestBlocks {
+			return nil
+		}
+		if autocorrelation(values) <= 2/math.Sqrt(float64(len(values))) { // what chance alone exceeds in 2 %
+			return values
+		}
+		var pairs []float64
+		for i := 0; i+1 < len(values); i += 2 {
+			pairs = append(pairs, (values[i]+values[i+1])/2)
+		}
+		values = pairs
+	}
+}
+
+// autocorrelation is that of values with those after them.
+func autocorrelation(values []float64) float64 {
+	var mean, all, lag float64
+	for _, v := range values {
+		mean += v / float64(len(values))
+	}
+	for i, v := range values {
+		all += (v - mean) * (v - mean)
+		if i > 0 {
+			lag += (v - mean) * (values[i-1] - mean)
+		}
+	}
+	if all <= 1e-18*mean*mean*float64(len(values)) { // what rounding leaves of values that are the same
+		return 0
+	}
+	return lag / all
+}
+
+func estimate(s *benchmath.Sample) snapshot.Estimate {
+	m := benchmath.AssumeNothing.Summary(s, 0.95)
+	return snapshot.Estimate{Median: m.Center, Low: m.Lo, High: m.Hi}
+}

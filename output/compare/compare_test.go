@@ -1,0 +1,177 @@
+package compare
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"culprit/probes/snapshot"
+)
+
+var begin = time.Date(2026, 11, 22, 15, 0, 0, 0, time.UTC)
+
+const interval = 10 * time.Second
+
+// machine makes intervals of a load that goes up and down over minutes, with bursts, of 8 applications.
+type machine struct {
+	*rand.Rand
+	level []float64
+	slow  float64 // by how much the waits of app-3 are longer
+}
+
+func newMachine(seed uint64) *machine {
+	return &machine{Rand: rand.New(rand.NewPCG(seed, 11)), level: make([]float64, 8), slow: 1}
+}
+
+// values is a distribution of n log-normal values around a median.
+func (m *machine) values(n int, around float64) (h snapshot.Histogram) {
+	counts := map[uint16]uint64{}
+	for range n {
+		v := uint64(around * math.Exp(m.NormFloat64()/2))
+		counts[snapshot.BucketOf(v)/4*4]++ // as recordings keep it
+		h.Sum, h.Max = h.Sum+v, max(h.Max, v)
+	}
+	for b := range uint16(snapshot.BucketOctaves * snapshot.BucketSubs) {
+		if n := counts[b]; n > 0 {
+			lower, _ := snapshot.BucketBounds(b)
+			_, upper := snapshot.BucketBounds(b + 3)
+			h.Buckets = append(h.Buckets, snapshot.Bucket{Lower: lower, Upper: upper, Count: n})
+		}
+	}
+	return h
+}
+
+func (m *machine) interval(n int) (io snapshot.IO, sched snapshot.Sched, tcp snapshot.TCP) {
+	start := begin.Add(time.Duration(n) * interval)
+	io.Start, io.End = start, start.Add(interval)
+	for i := range m.level {
+		m.level[i] = 0.8*m.level[i] + 0.3*m.NormFloat64() // what is left of it a minute later is a quarter
+		busy := math.Exp(m.level[i])
+		if m.IntN(50) == 0 {
+			busy *= 10
+		}
+		p, slow := snapshot.Process{App: fmt.Sprint("app-", i), Comm: fmt.Sprint("app-", i)}, 1.0
+		if i == 3 {
+			slow = m.slow
+		}
+		row := snapshot.IORow{Process: p, Device: "sda", Reads: uint64(100 * busy), ReadLatency: snapshot.IOLatency{Total: m.values(int(50*busy), 90_000)}}
+		row.ReadVia.File = 16384 * row.Reads
+		io.Rows = append(io.Rows, row)
+		sched.Rows = append(sched.Rows, snapshot.SchedRow{Process: p, Switches: 1, OnCPU: uint64(1e9 * busy), Latency: m.values(int(100*busy), 20_000*slow),
+			Culprits: []snapshot.Culprit{{Process: p, NS: uint64(1e6 * busy * slow)}}})
+		tcp.Rows = append(tcp.Rows, snapshot.TCPRow{Process: p, TCPTraffic: snapshot.TCPTraffic{Sent: uint64(1e5 * busy)}, RTT: m.values(int(20*busy), 300_000)})
+	}
+	return io, sched, tcp
+}
+
+func (m *machine) hour(name string) *Side {
+	s := NewSide(name, snapshot.ByApp)
+	for n := range 360 {
+		io, sched, tcp := m.interval(n)
+		s.Add("db1", io, sched, tcp)
+	}
+	return s
+}
+
+// In 19 of 20 runs two recordings of the same load differ in nothing, and a p99 of waits that is 20 % longer is found.
+func TestConfidence(t *testing.T) {
+	const runs = 20
+	wrong, found, others := 0, 0, 0
+	for run := range uint64(runs) {
+		a, b := newMachine(2*run), newMachine(2*run+1)
+		before := a.hour("a")
+		d, err := Compare(before, b.hour("b"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(d.Changes) > 0 {
+			wrong++
+			t.Logf("run %d: %+v", run, d.Changes[0])
+		}
+		if d.Same < 50 {
+			t.Errorf("%d quantities were compared, %d have too few values", d.Same, d.TooLittle)
+		}
+		slower := newMachine(1000 + run)
+		slower.slow = 1.2
+		d, err = Compare(before, slower.hour("slower"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range d.Changes {
+			switch {
+			case c.Name == "app-3" && c.Quantity == "wait_p99_ns":
+				found++
+				if r := c.Ratio(); r < 1.1 || r > 1.3 || c.A.Low > c.A.Median || c.A.High < c.A.Median {
+					t.Errorf("1.2 times as long is %+v", c)
+				}
+			case c.Name != "app-3":
+				others++
+				t.Logf("run %d: %+v", run, c)
+			}
+		}
+	}
+	t.Logf("of %d: %d with a difference that is none, %d in which 20 %% were found, and %d of other applications", runs, wrong, found, others)
+	if wrong > 1 || found < 19 || others > 1 {
+		t.Errorf("of %d runs %d have a difference that is none, %d found 20 %%, and %d of other applications", runs, wrong, found, others)
+	}
+}
+
+func TestAppeared(t *testing.T) {
+	m := newMachine(1)
+	a, b := NewSide("a", snapshot.ByApp), NewSide("b", snapshot.ByApp)
+	for n := range 100 {
+		io, sched, tcp := m.interval(n)
+		a.Add("db1", io, sched, tcp)
+		io, sched, tcp = m.interval(n)
+		io.Rows = append(io.Rows, snapshot.IORow{Process: snapshot.Process{App: "backup", Comm: "tar"}, Device: "sda", Reads: 10})
+		b.Add("db1", io, sched, tcp)
+	}
+	for _, c := range []struct {
+		a, b  *Side
+		ratio float64
+	}{{a, b, math.Inf(1)}, {b, a, 0}} {
+		d, err := Compare(c.a, c.b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(d.Changes) != 1 || d.Changes[0].Name != "backup" || d.Changes[0].Quantity != "reads_per_s" || d.Changes[0].Ratio() != c.ratio {
+			t.Errorf("%+v", d.Changes)
+		}
+	}
+}
+
+// Two machines are one, of which each did half.
+func TestMachines(t *testing.T) {
+	one, two := NewSide("one", snapshot.ByApp), NewSide("two", snapshot.ByApp)
+	m := newMachine(1)
+	for n := range 50 {
+		io, sched, tcp := m.interval(n)
+		one.Add("db1", io, sched, tcp)
+	}
+	for _, name := range []string{"db1", "db2"} {
+		m := newMachine(1)
+		for n := range 50 {
+			io, sched, tcp := m.interval(n)
+			two.Add(name, io, sched, tcp)
+		}
+	}
+	d, err := Compare(one, two)
+	if err != nil || len(d.Changes) > 0 || d.B.Machines != 2 || d.A.Machines != 1 || d.A.Blocks != d.B.Blocks {
+		t.Errorf("%+v %v", d, err)
+	}
+}
+
+func TestShort(t *testing.T) {
+	m := newMachine(1)
+	a, b := m.hour("a"), NewSide("b", snapshot.ByApp)
+	for n := range 7 {
+		io, sched, tcp := m.interval(n)
+		b.Add("db1", io, sched, tcp)
+	}
+	if _, err := Compare(a, b); !errors.Is(err, ErrShort) {
+		t.Errorf("seven intervals are compared: %v", err)
+	}
+}
