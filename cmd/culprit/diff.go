@@ -76,7 +76,7 @@ func (f *reportFlags) diffSide(given string, now time.Time) (s diffSide, err err
 func (f *reportFlags) readSide(s diffSide, stderr io.Writer) (*compare.Side, error) {
 	var first, last time.Time
 	query := recording.Query{Since: s.from, Until: s.to, Merged: func(_, _ time.Time) bool { return true }, Apps: f.apps}
-	damage, err := recording.Read(s.dir, query, func(r recording.Interval) error {
+	_, err := recording.Read(s.dir, query, func(r recording.Interval) error {
 		if first.IsZero() || r.IO.Start.Before(first) {
 			first = r.IO.Start
 		}
@@ -85,22 +85,25 @@ func (f *reportFlags) readSide(s diffSide, stderr io.Writer) (*compare.Side, err
 		}
 		return nil
 	})
-	sayDamage(stderr, damage)
 	if err != nil {
 		return nil, err
 	}
 	side := compare.NewSide(s.given, snapshot.By(f.by))
-	query.Merged = func(from, to time.Time) bool { return blocksOfSums*to.Sub(from) <= last.Sub(first) }
-	_, err = recording.Read(s.dir, query, func(r recording.Interval) error {
+	query.Merged = nil
+	if f.appsAlone() {
+		query.Merged = func(from, to time.Time) bool { return blocksOfSums*to.Sub(from) <= last.Sub(first) }
+	}
+	damage, err := recording.Read(s.dir, query, func(r recording.Interval) error {
 		if f.chooses() {
 			r.IO, r.Sched, r.TCP = r.IO.Filter(f.keeps), r.Sched.Filter(f.keeps), r.TCP.Filter(f.keeps)
 		}
 		if f.device != "" {
 			r.IO.Rows = slices.DeleteFunc(r.IO.Rows, func(r snapshot.IORow) bool { return r.Device != f.device })
 		}
-		side.Add(r.Host, r.IO, r.Sched, r.TCP)
+		side.Add(r.Host, r.Recorded, r.IO, r.Sched, r.TCP)
 		return nil
 	})
+	sayDamage(stderr, damage)
 	return side, err
 }
 

@@ -178,10 +178,15 @@ func (f *reportFlags) stepOf(end time.Time) int64 {
 	return end.Add(-1).Truncate(f.step).UnixNano()
 }
 
-// merged says whether intervals can come as one: if they are of one step, and if it is not asked about processes, which have rows of
-// their own in each interval in which they did much.
+// appsAlone is whether nothing is asked about but applications: sums can be of more than there is room for to tell their processes,
+// cgroups and users apart.
+func (f *reportFlags) appsAlone() bool {
+	return snapshot.By(f.by) == snapshot.ByApp && len(f.pids)+len(f.cgroups)+len(f.users) == 0
+}
+
+// merged says whether intervals can come as one: if they are of one step.
 func (f *reportFlags) merged() func(first, last time.Time) bool {
-	if snapshot.By(f.by) == snapshot.ByPID || len(f.pids) > 0 {
+	if !f.appsAlone() {
 		return nil
 	}
 	return func(first, last time.Time) bool { return f.stepOf(first) == f.stepOf(last) }

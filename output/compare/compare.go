@@ -100,12 +100,12 @@ func NewSide(name string, by snapshot.By) *Side {
 	return &Side{by: by, name: name, machines: map[string]bool{}, blocks: map[int64]*block{}}
 }
 
-// Add adds an interval of a machine.
-func (s *Side) Add(machine string, io snapshot.IO, sched snapshot.Sched, tcp snapshot.TCP) {
-	length := io.End.Sub(io.Start)
-	if length <= 0 {
+// Add adds an interval of a machine, of which so much was recorded.
+func (s *Side) Add(machine string, recorded time.Duration, io snapshot.IO, sched snapshot.Sched, tcp snapshot.TCP) {
+	if recorded <= 0 {
 		return
 	}
+	length := io.End.Sub(io.Start)
 	s.machines[machine] = true
 	if s.start.IsZero() || io.Start.Before(s.start) {
 		s.start = io.Start
@@ -113,14 +113,19 @@ func (s *Side) Add(machine string, io snapshot.IO, sched snapshot.Sched, tcp sna
 	if io.End.After(s.end) {
 		s.end = io.End
 	}
-	s.each = max(s.each, length.Round(time.Second))
+	if s.each == 0 {
+		s.each = max(length.Round(time.Second), time.Second)
+	}
+	for s.each < length.Round(time.Second) {
+		s.widen() // whose bounds are among those before
+	}
 	at := floor(io.End.Add(-length/2).UnixNano(), int64(s.each))
 	b := s.blocks[at]
 	if b == nil {
 		b = &block{groups: map[string]*cell{}}
 		s.blocks[at] = b
 	}
-	b.length += length.Seconds()
+	b.length += recorded.Seconds()
 	for _, r := range io.Group(s.by).Rows {
 		c := b.cell(r.Name(s.by))
 		c.add(0, float64(r.ReadBytes()), float64(r.WriteBytes()), float64(r.Reads), float64(r.Writes), float64(r.BlockedNS)/1e9)

@@ -71,7 +71,7 @@ func (m *machine) hour(name string) *Side {
 	s := NewSide(name, snapshot.ByApp)
 	for n := range 360 {
 		io, sched, tcp := m.interval(n)
-		s.Add("db1", io, sched, tcp)
+		s.Add("db1", interval, io, sched, tcp)
 	}
 	return s
 }
@@ -124,10 +124,10 @@ func TestAppeared(t *testing.T) {
 	a, b := NewSide("a", snapshot.ByApp), NewSide("b", snapshot.ByApp)
 	for n := range 100 {
 		io, sched, tcp := m.interval(n)
-		a.Add("db1", io, sched, tcp)
+		a.Add("db1", interval, io, sched, tcp)
 		io, sched, tcp = m.interval(n)
 		io.Rows = append(io.Rows, snapshot.IORow{Process: snapshot.Process{App: "backup", Comm: "tar"}, Device: "sda", Reads: 10})
-		b.Add("db1", io, sched, tcp)
+		b.Add("db1", interval, io, sched, tcp)
 	}
 	for _, c := range []struct {
 		a, b  *Side
@@ -149,13 +149,13 @@ func TestMachines(t *testing.T) {
 	m := newMachine(1)
 	for n := range 50 {
 		io, sched, tcp := m.interval(n)
-		one.Add("db1", io, sched, tcp)
+		one.Add("db1", interval, io, sched, tcp)
 	}
 	for _, name := range []string{"db1", "db2"} {
 		m := newMachine(1)
 		for n := range 50 {
 			io, sched, tcp := m.interval(n)
-			two.Add(name, io, sched, tcp)
+			two.Add(name, interval, io, sched, tcp)
 		}
 	}
 	d, err := Compare(one, two)
@@ -169,9 +169,33 @@ func TestShort(t *testing.T) {
 	a, b := m.hour("a"), NewSide("b", snapshot.ByApp)
 	for n := range 7 {
 		io, sched, tcp := m.interval(n)
-		b.Add("db1", io, sched, tcp)
+		b.Add("db1", interval, io, sched, tcp)
 	}
 	if _, err := Compare(a, b); !errors.Is(err, ErrShort) {
 		t.Errorf("seven intervals are compared: %v", err)
+	}
+}
+
+// Blocks are as long as each other, however long the intervals are that they are of, and whichever comes first.
+func TestBlocks(t *testing.T) {
+	s := NewSide("a", snapshot.ByApp)
+	at := begin
+	for _, length := range []time.Duration{300 * time.Millisecond, 10 * time.Second, 10600 * time.Millisecond, 2 * time.Hour, 10 * time.Second, time.Hour} {
+		for range 10 {
+			io := snapshot.IO{Start: at, End: at.Add(length), Rows: []snapshot.IORow{{Process: snapshot.Process{App: "dd"}, Device: "sda", Reads: uint64(length)}}}
+			s.Add("db1", length, io, snapshot.Sched{}, snapshot.TCP{})
+			at = at.Add(length)
+		}
+	}
+	if s.each < 2*time.Hour || len(s.blocks) > mostBlocks {
+		t.Fatalf("%d blocks of %v", len(s.blocks), s.each)
+	}
+	for n, b := range s.blocks {
+		if from := time.Unix(0, n*int64(s.each)); from.Add(s.each).Before(begin) || from.After(at) || b.length > s.each.Seconds()+7200 {
+			t.Errorf("block %d begins at %v and has %v s", n, from, b.length)
+		}
+		if rate := b.cell("dd").sums[2] / b.length; math.Abs(rate-1e9) > 1 {
+			t.Errorf("%v reads a second", rate)
+		}
 	}
 }

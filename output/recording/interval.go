@@ -136,6 +136,14 @@ func (s Snapshot) rows(o Options) rows {
 	return r
 }
 
+// recorded is how long an interval is, or, of a sum, all that it is of.
+func (i interval) recorded() int64 {
+	if i.Hours > 0 {
+		return i.Recorded
+	}
+	return i.Length
+}
+
 // snapshot is an interval as it was.
 func (r rows) snapshot() Snapshot {
 	i := r.Intervals[0]

@@ -15,6 +15,7 @@ import (
 // Interval is one of a recording.
 type Interval struct {
 	Host, Boot, Kernel string
+	Recorded           time.Duration // how much of its time: of a sum there can be gaps
 	Snapshot
 }
 
@@ -46,7 +47,7 @@ func Read(dir string, q Query, each func(Interval) error) (damage []Damage, err 
 			if end := fromMicros(i.End); end.After(q.Until) || !end.After(q.Since) {
 				return nil
 			}
-			return each(Interval{unescape(host), i.Boot, i.Kernel, r.snapshot()})
+			return each(Interval{unescape(host), i.Boot, i.Kernel, time.Duration(i.recorded()), r.snapshot()})
 		}
 		// whole reads a sum of so many hours, if it is one of what can come as one.
 		whole := func(first *hour, level, hours int) (bool, error) {
@@ -73,7 +74,8 @@ func Read(dir string, q Query, each func(Interval) error) (damage []Damage, err 
 				continue
 			}
 			for _, h := range day {
-				if h.begin.After(q.Until) || h.begin.Add(longestHour).Before(q.Since) {
+				// Where the clock was set back, what is in an hour can end before its beginning.
+				if h.begin.Truncate(time.Hour).After(q.Until) || h.begin.Add(longestHour).Before(q.Since) {
 					continue
 				}
 				if ok, err := whole(h, hourSum, 1); err != nil {

@@ -145,17 +145,17 @@ func (w *Writer) write(s Snapshot) error {
 	if micros(end) <= w.last {
 		w.loss[lossClock]++
 	}
-	r := s.rows(w.options)
-	for _, name := range []string{lossDelayed, lossClock, lossDamage, lossSealing} {
-		if n := w.loss[name]; n > 0 {
-			r.Losses = append(r.Losses, lossRow{Probe: "record", Name: name, Count: n})
-		}
-	}
 	if hour := end.Truncate(time.Hour); !hour.Equal(w.hour) {
 		if err := w.seal(); err != nil {
 			return err
 		}
 		w.hour = hour
+	}
+	r := s.rows(w.options)
+	for _, name := range []string{lossDelayed, lossClock, lossDamage, lossSealing} {
+		if n := w.loss[name]; n > 0 {
+			r.Losses = append(r.Losses, lossRow{Probe: "record", Name: name, Count: n})
+		}
 	}
 	if w.journal == nil {
 		if err := w.begin(end); err != nil {
@@ -200,9 +200,7 @@ func syncDirs(dirs ...string) error {
 // seal makes tables of the journal at work, and of those of which that was not possible before. Those stay, and what is in them does, too.
 func (w *Writer) seal() error {
 	if w.journal != nil {
-		if err := w.journal.close(); err != nil {
-			return fmt.Errorf("closing a journal: %w", err)
-		}
+		w.journal.close() // each frame is on the disk already
 		w.journal = nil
 	}
 	journals, err := filepath.Glob(filepath.Join(globbed(w.options.Dir), "date=*", "host="+globbed(escape(w.options.Host)), "*"+journalEnding))

@@ -407,3 +407,43 @@ func TestApplications(t *testing.T) {
 		}
 	}
 }
+
+// What was set back within an hour is found by when it was.
+func TestClockSetBackWithinAnHour(t *testing.T) {
+	dir := t.TempDir()
+	w := open(t, dir)
+	for _, n := range []int{100, 101, 10, 11} { // 15:46 and 15:31
+		record(t, w, at(n))
+	}
+	for _, sealed := range []bool{false, true} {
+		n := 0
+		_, err := Read(dir, Query{Until: begin.Add(20 * interval10), Merged: always}, func(Interval) error { n++; return nil })
+		if err != nil || n != 2 {
+			t.Errorf("sealed %v: there are %d intervals, want 2; %v", sealed, n, err)
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// What is found to be damaged when an hour is over is told of in the next interval.
+func TestDamageFoundLater(t *testing.T) {
+	dir := t.TempDir()
+	w := open(t, dir)
+	record(t, w, small(0))
+	record(t, w, small(1))
+	text, err := os.ReadFile(w.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text[len(text)-1] ^= 1
+	if err := os.WriteFile(w.path, text, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	record(t, w, small(400)) // an hour later
+	got, _ := all(t, dir)
+	if last := got[len(got)-1]; !slices.Contains(last.Sched.Loss, snapshot.Loss{Name: lossDamage, Count: 1}) {
+		t.Errorf("losses are %v", last.Sched.Loss)
+	}
+}

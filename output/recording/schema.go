@@ -42,13 +42,14 @@ type counts struct {
 
 // interval is what was recorded at a time, and of which machine. The other tables' rows have its end.
 type interval struct {
-	End     int64  `json:"end_us" parquet:"end,timestamp(microsecond)"`
-	Length  int64  `json:"length_ns" parquet:"length_ns"` // without the time in which the machine was suspended
-	Boot    string `json:"boot" parquet:"boot,dict"`      // /proc/sys/kernel/random/boot_id
-	Kernel  string `json:"kernel" parquet:"kernel,dict"`  // as uname -r has it
-	Version string `json:"culprit" parquet:"culprit,dict"`
-	Schema  int32  `json:"schema" parquet:"schema"`
-	Hours   int32  `json:"hours,omitempty" parquet:"hours"` // that it is the sum of; 0: it is none
+	End      int64  `json:"end_us" parquet:"end,timestamp(microsecond)"`
+	Length   int64  `json:"length_ns" parquet:"length_ns"` // without the time in which the machine was suspended
+	Boot     string `json:"boot" parquet:"boot,dict"`      // /proc/sys/kernel/random/boot_id
+	Kernel   string `json:"kernel" parquet:"kernel,dict"`  // as uname -r has it
+	Version  string `json:"culprit" parquet:"culprit,dict"`
+	Schema   int32  `json:"schema" parquet:"schema"`
+	Hours    int32  `json:"hours,omitempty" parquet:"hours"`             // that it is the sum of; 0: it is none
+	Recorded int64  `json:"recorded_ns,omitempty" parquet:"recorded_ns"` // of a sum: how long what it is of is, without gaps
 
 	MinStall uint64 `json:"min_stall_ns" parquet:"min_stall_ns"` // shorter ones are not counted
 

@@ -31,6 +31,7 @@ func (w *Writer) sumStem(level int, stem string) (string, error) {
 type sum struct {
 	of   int32 // hours
 	last interval
+	long int64 // of all intervals
 	all  *Snapshot
 	back bool // the clock was set back meanwhile: the files' names do not say what is in it
 }
@@ -41,6 +42,7 @@ const sumRows = 5000
 func (s *sum) add(r *rows) {
 	s.back = s.back || r.Intervals[0].End <= s.last.End
 	s.last = r.Intervals[0]
+	s.long += s.last.recorded()
 	one := r.snapshot()
 	if s.all == nil {
 		s.all = &one
@@ -65,7 +67,7 @@ func (s *sum) write(stem string) error {
 		return err
 	}
 	r := s.all.rows(Options{Boot: s.last.Boot, Kernel: s.last.Kernel, Version: s.last.Version})
-	r.Intervals[0].Hours = s.of
+	r.Intervals[0].Hours, r.Intervals[0].Recorded = s.of, s.long
 	if err := f.write(&r); err != nil {
 		return errors.Join(err, f.abandon())
 	}
@@ -88,23 +90,28 @@ func (w *Writer) sumDays() error {
 		return err
 	}
 	days := slices.Collect(daysOf(hours))
+	err = nil
 	for _, day := range days[:max(len(days), 1)-1] {
-		if day[0].sums[daySum] != "" || slices.ContainsFunc(day, func(h *hour) bool { return h.sums[hourSum] == "" }) {
-			continue
+		if day[0].sums[daySum] == "" && !slices.ContainsFunc(day, func(h *hour) bool { return h.sums[hourSum] == "" }) {
+			err = errors.Join(err, w.sumDay(day))
 		}
-		s := sum{of: int32(len(day))}
-		for _, h := range day {
-			if err := readTables(h.sums[hourSum], nil, func(r *rows) error { s.add(r); return nil }); err != nil {
-				return err
-			}
-		}
-		stem, err := w.sumStem(daySum, day[0].stem)
-		if err == nil {
-			err = s.write(stem)
-		}
-		if err != nil {
+	}
+	return err
+}
+
+func (w *Writer) sumDay(day []*hour) error {
+	s := sum{of: int32(len(day))}
+	for _, h := range day {
+		if err := readTables(h.sums[hourSum], nil, func(r *rows) error { s.add(r); return nil }); err != nil {
 			return fmt.Errorf("adding up a day: %w", err)
 		}
+	}
+	stem, err := w.sumStem(daySum, day[0].stem)
+	if err == nil {
+		err = s.write(stem)
+	}
+	if err != nil {
+		return fmt.Errorf("adding up a day: %w", err)
 	}
 	return nil
 }

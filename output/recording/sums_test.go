@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -117,5 +118,43 @@ func TestLongSpans(t *testing.T) {
 	check("without the first hour", time.Time{}, end, always, 9+1+17+3)
 	if left, _ := filepath.Glob(filepath.Join(dir, ".sums/*/*/*/*"+filepath.Base(hours[0].stem)+"*")); len(left) > 0 {
 		t.Errorf("of an hour that was removed there are %q", left)
+	}
+}
+
+// Of what is recorded with gaps, a sum says how long it was recorded; and a day whose hours cannot be read keeps no other from having one.
+func TestGaps(t *testing.T) {
+	dir := t.TempDir()
+	w := open(t, dir)
+	for n := 0; n < 4*72; n += 24 { // each eight hours, for four days
+		record(t, w, spaced(n))
+	}
+	hours, err := filesOf(dir, escape("db1.example"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	days := slices.Collect(daysOf(hours))
+	for _, day := range days[:2] { // as if they were not there yet
+		if err := w.forgetDay(day[0].stem); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(tablePath(days[0][0].sums[hourSum], "io"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var recorded time.Duration
+	pieces := 0
+	_, err = Read(dir, Query{Until: begin.AddDate(1, 0, 0), Merged: always}, func(i Interval) error {
+		recorded += i.Recorded
+		pieces++
+		return nil
+	})
+	if want := 12 * 20 * time.Minute; err != nil || recorded != want {
+		t.Errorf("%v were recorded, want %v; %v", recorded, want, err)
+	}
+	if want := len(days[0]) + len(days) - 2 + len(days[len(days)-1]); pieces != want {
+		t.Errorf("read in %d pieces, want %d: the hours of the first day and of the last, and the others' sums", pieces, want)
 	}
 }
