@@ -7,12 +7,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -284,7 +286,10 @@ func waitFor(what string) int {
 			return 1
 		}
 	}
-	time.Sleep(time.Millisecond) // which takes stopped timers away: while there are any, a thread of Go's own waits by epoll
+	// While there are timers, of whatever package, a thread of Go's own waits for them by epoll as soon as it gets hold of a processor of
+	// Go's: the only one stays with this thread, whose system calls are raw, once the thread that waits already has been woken.
+	runtime.GOMAXPROCS(1)
+	time.Sleep(time.Millisecond)
 	for end := time.Now().Add(waited); time.Now().Before(end); {
 		if err := waitOnce(what, time.Until(end)); err != nil && !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.EAGAIN) {
 			fmt.Fprintln(os.Stderr, err)
@@ -307,30 +312,42 @@ func waitOnce(what string, most time.Duration) error {
 	if err := unix.Pipe(pipe[:]); err != nil {
 		return err
 	}
-	milliseconds := int(most/time.Millisecond) + 1
+	span := unix.NsecToTimespec(most.Nanoseconds())
 	switch what {
 	case "receive":
 		timeout := unix.NsecToTimeval(most.Nanoseconds())
 		if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout); err != nil {
 			return err
 		}
-		_, err = unix.Read(fd, make([]byte, 1))
+		return raw(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(new(byte))), 1)
 	case "poll socket":
-		_, err = unix.Poll([]unix.PollFd{{Fd: int32(pipe[0]), Events: unix.POLLIN}, {Fd: int32(fd), Events: unix.POLLIN}}, milliseconds)
+		fds := [2]unix.PollFd{{Fd: int32(pipe[0]), Events: unix.POLLIN}, {Fd: int32(fd), Events: unix.POLLIN}}
+		return raw(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&fds)), 2, uintptr(unsafe.Pointer(&span)))
 	case "poll pipe":
-		_, err = unix.Poll([]unix.PollFd{{Fd: int32(pipe[0]), Events: unix.POLLIN}}, milliseconds)
+		fds := [1]unix.PollFd{{Fd: int32(pipe[0]), Events: unix.POLLIN}}
+		return raw(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&fds)), 1, uintptr(unsafe.Pointer(&span)))
 	case "epoll":
 		epoll, err := unix.EpollCreate1(0)
 		if err != nil {
 			return err
 		}
-		_, err = unix.EpollWait(epoll, make([]unix.EpollEvent, 1), milliseconds)
-		return err
+		return raw(unix.SYS_EPOLL_PWAIT, uintptr(epoll), uintptr(unsafe.Pointer(new(unix.EpollEvent))), 1, uintptr(most/time.Millisecond)+1)
 	case "sleep":
-		span := unix.NsecToTimespec(most.Nanoseconds())
-		err = unix.Nanosleep(&span, nil)
+		return raw(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&span)))
 	}
-	return err
+	return fmt.Errorf("there is no wait called %q", what)
+}
+
+// raw makes a system call of which Go knows nothing.
+//
+//go:uintptrescapes
+func raw(call uintptr, arguments ...uintptr) error {
+	var a [6]uintptr
+	copy(a[:], arguments)
+	if _, _, errno := unix.RawSyscall6(call, a[0], a[1], a[2], a[3], a[4], a[5]); errno != 0 {
+		return errno
+	}
+	return nil
 }
 
 // Locks are told by programs whose threads do not wait for each other.
