@@ -68,6 +68,9 @@ struct {
 	__type(value, struct dirty_folio);
 } dirty_folios SEC(".maps");
 
+/* How many entries both tables ever got: when to sweep them. */
+volatile __u64 dirty_entries;
+
 /* Set for good once an inode's owner could not be kept: unknown inodes may be that one. */
 volatile __u32 dirty_inodes_overflowed;
 
@@ -102,6 +105,8 @@ checked_once int dirty_shared_folio(struct dirty_inode *e, __u64 inode, __u64 fo
 		known = NULL;
 	if (page_flag(folio_flags(folio), PG_writeback))
 		fresh.writing = known ? known->owner : e->owner;
+	if (!known)
+		__sync_fetch_and_add(&dirty_entries, 1);
 	if (bpf_map_update_elem(&dirty_folios, &folio, &fresh, BPF_ANY)) {
 		e->unsure = 1;
 		lose(LOSS_DIRTY_FOLIOS_FULL);
@@ -122,6 +127,7 @@ static __noinline int dirty_inode_changed(struct inode *inode, struct folio *fol
 	struct dirty_inode *e = bpf_map_lookup_elem(&dirty_inodes, &key);
 
 	if (!e) {
+		__sync_fetch_and_add(&dirty_entries, 1);
 		if (bpf_map_update_elem(&dirty_inodes, &key, &fresh, BPF_NOEXIST)) {
 			dirty_inodes_overflowed = 1;
 			lose(LOSS_DIRTY_INODES_FULL);
@@ -207,6 +213,8 @@ static __always_inline void dirty_inode_note(struct inode *inode, __u32 owner)
 	if (e && BPF_CORE_READ(inode, i_mapping, i_pages.xa_flags) & XA_DIRTY_OR_WRITEBACK)
 		return;
 	fresh.cycle = e ? e->cycle + 1 : 0;
+	if (!e)
+		__sync_fetch_and_add(&dirty_entries, 1);
 	if (bpf_map_update_elem(&dirty_inodes, &key, &fresh, BPF_ANY))
 		lose(LOSS_DIRTY_INODES_FULL);
 }

@@ -254,7 +254,7 @@ func (f *runFlags) command(path string, args []string, signals *passing, r *snap
 			signals.pass(process, s)
 		case <-collect.C:
 			if err == nil {
-				err = f.keep(r)
+				err = f.keep(r, f.owners.Collect)
 			}
 		case e := <-over:
 			if e.err != nil {
@@ -359,8 +359,8 @@ func (p *passing) drain() {
 func (p *passing) stop() { signal.Reset(passed...) }
 
 // keep has everything in order while the command runs.
-func (f *runFlags) keep(r *snapshot.Run) error {
-	if err := f.owners.Collect(); err != nil {
+func (f *runFlags) keep(r *snapshot.Run, collect func() error) error {
+	if err := collect(); err != nil {
 		return err
 	}
 	followed, err := f.owners.Followed()
@@ -372,7 +372,7 @@ func (f *runFlags) keep(r *snapshot.Run) error {
 func (f *runFlags) settled(signals *passing, r *snapshot.Run) error {
 	signals.drain() // they were the command's
 	for end := time.Now().Add(f.settle); ; {
-		err := f.keep(r)
+		err := f.keep(r, f.owners.CollectAll)
 		if err != nil {
 			return err
 		}

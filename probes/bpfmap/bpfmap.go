@@ -145,7 +145,7 @@ func (p *parts) close() {
 // All reads a hash map whole. Entries that come or go meanwhile may be in it or not;
 // none that stays is missed.
 func All[K comparable, V any](m *ebpf.Map) (map[K]V, error) {
-	const batch = 4096
+	const batch = 512
 	all := map[K]V{}
 	keys, values := make([]K, batch), make([]V, batch)
 	var cursor ebpf.MapBatchCursor

@@ -394,6 +394,7 @@ const (
 	bpfVarBalanceDirtyPagesArguments = "balance_dirty_pages_arguments"
 	bpfVarBioOwnersOverflowed        = "bio_owners_overflowed"
 	bpfVarBioPagePinned              = "bio_page_pinned"
+	bpfVarDirtyEntries               = "dirty_entries"
 	bpfVarDirtyInodesOverflowed      = "dirty_inodes_overflowed"
 	bpfVarHistChunkPool              = "hist_chunk_pool"
 	bpfVarHistRuleType               = "hist_rule_type"
@@ -551,6 +552,7 @@ type bpfVariableSpecs struct {
 	BalanceDirtyPagesArguments *ebpf.VariableSpec `ebpf:"balance_dirty_pages_arguments"`
 	BioOwnersOverflowed        *ebpf.VariableSpec `ebpf:"bio_owners_overflowed"`
 	BioPagePinned              *ebpf.VariableSpec `ebpf:"bio_page_pinned"`
+	DirtyEntries               *ebpf.VariableSpec `ebpf:"dirty_entries"`
 	DirtyInodesOverflowed      *ebpf.VariableSpec `ebpf:"dirty_inodes_overflowed"`
 	HistChunkPool              *ebpf.VariableSpec `ebpf:"hist_chunk_pool"`
 	HistRuleType               *ebpf.VariableSpec `ebpf:"hist_rule_type"`
@@ -684,6 +686,7 @@ type bpfVariables struct {
 	BalanceDirtyPagesArguments *ebpf.Variable `ebpf:"balance_dirty_pages_arguments"`
 	BioOwnersOverflowed        *ebpf.Variable `ebpf:"bio_owners_overflowed"`
 	BioPagePinned              *ebpf.Variable `ebpf:"bio_page_pinned"`
+	DirtyEntries               *ebpf.Variable `ebpf:"dirty_entries"`
 	DirtyInodesOverflowed      *ebpf.Variable `ebpf:"dirty_inodes_overflowed"`
 	HistChunkPool              *ebpf.Variable `ebpf:"hist_chunk_pool"`
 	HistRuleType               *ebpf.Variable `ebpf:"hist_rule_type"`

@@ -2,7 +2,7 @@ package io
 
 import "culprit/probes/bpfmap"
 
-// Dirty is how many files hold changes of some owners that are not written to disk yet, as of the table's last Collect. Metadata is
+// Dirty is how many files hold changes of some owners that are not written to disk yet, as of the table's last CollectAll. Metadata is
 // not among them.
 func (p *Probe) Dirty(of func(owner uint32) bool) (files int, err error) {
 	inodes, err := bpfmap.All[uint64, bpfDirtyInode](p.objects.Maps[bpfMapDirtyInodes])

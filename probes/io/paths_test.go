@@ -477,6 +477,32 @@ func TestLossesAreSeen(t *testing.T) {
 	}
 }
 
+// Where files are dirtied faster than tables are looked through, these are looked through more often.
+func TestManyFiles(t *testing.T) {
+	const inodes, files, rounds = 512, 150, 5
+	disk := livetest.NewDisk(t, "xfs", 512)
+	w := livetest.NewWatch(t, owner.Options{}, ioprobe.Options{Inodes: inodes})
+	w.Sync() // what else is dirty
+	for range 2 {
+		if err := w.Table.CollectAll(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.Forget()
+	for round := range rounds {
+		livetest.Do(t, "maker", "files", disk.Path(strconv.Itoa(round)), files, 4096)
+		w.Sync()
+		for range 2 { // the second takes away what the first finds clean
+			if err := w.Table.Collect(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if n := w.Loss("dirty_inodes_full"); n != 0 {
+		t.Errorf("%d times of %d there was no room for a file", n, rounds*files)
+	}
+}
+
 // openPrograms are the ids of the BPF programs that this process has a descriptor of.
 func openPrograms(t *testing.T) map[uint32]bool {
 	t.Helper()

@@ -2,6 +2,7 @@ package io
 
 import (
 	"fmt"
+	"maps"
 
 	"github.com/cilium/ebpf"
 
@@ -12,7 +13,16 @@ import (
 
 // Sweep marks the owners that the kernel side refers to, drops entries of files that are
 // clean, and takes over the transactions that have ended.
-func (p *Probe) Sweep(number uint32) error {
+func (p *Probe) Sweep(number uint32, whole bool) error {
+	entries, err := bpfmap.Variable[uint64](p.objects.Variables["dirty_entries"])
+	if err != nil {
+		return fmt.Errorf("reading dirty_entries: %w", err)
+	}
+	crowded := (entries-p.swept)*8 > uint64(p.objects.Maps[bpfMapDirtyInodes].MaxEntries())
+	if !whole && !crowded {
+		return p.retireTransactions()
+	}
+	p.swept = entries
 	if _, err := p.objects.Programs[bpfProgSweepIo].Run(&ebpf.RunOptions{Context: bpfSweep{Number: number}}); err != nil {
 		return fmt.Errorf("sweeping the io probe's tables: %w", err)
 	}
@@ -22,21 +32,20 @@ func (p *Probe) Sweep(number uint32) error {
 // retireTransactions takes over what was kept of transactions of several owners that will
 // write no more, and forgets them.
 func (p *Probe) retireTransactions() error {
-	now := &reading{}
-	if err := p.readOurs(now); err != nil {
+	ended := &reading{}
+	var err error
+	if ended.transactions, err = bpfmap.All[bpfTransactionKey, bpfTransaction](p.objects.Maps[bpfMapTransactions]); err != nil {
 		return err
 	}
-	ended := &reading{transactions: map[bpfTransactionKey]bpfTransaction{}, shares: now.shares}
-	for key, t := range now.transactions {
-		if t.Dropped != 0 {
-			ended.transactions[key] = t
-		}
-	}
+	maps.DeleteFunc(ended.transactions, func(_ bpfTransactionKey, t bpfTransaction) bool { return t.Dropped == 0 })
 	if len(ended.transactions) == 0 {
 		return nil
 	}
+	if ended.shares, err = bpfmap.All[bpfShareKey, bpfShare](p.objects.Maps[bpfMapShares]); err != nil {
+		return err
+	}
 	p.retired.Add(groupRows, p.difference(&reading{transactions: p.reading.transactions}, ended, nil)...)
-	for key := range now.shares {
+	for key := range ended.shares {
 		if _, ok := ended.transactions[bpfTransactionKey{Device: key.Device, Tid: key.Tid}]; ok {
 			if err := bpfmap.Forget(p.objects.Maps[bpfMapShares], key); err != nil {
 				return err

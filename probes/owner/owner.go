@@ -73,8 +73,9 @@ type Options struct {
 
 // A User is a probe that stamps owners.
 type User interface {
-	// Sweep makes the probe's programs mark every owner that something of theirs refers to.
-	Sweep(number uint32) error
+	// Sweep takes over what has ended, so that there is room for more, and, if it is to be whole, marks every owner that something
+	// of the probe's refers to.
+	Sweep(number uint32, whole bool) error
 	// Release is told of owners that are dead and that no sweep found: the
 	// probe reads and forgets what it keeps for them. An owner that it returns is kept for now.
 	Release(owners []uint32) (keep []uint32)
@@ -456,21 +457,58 @@ func lossNames(spec *ebpf.CollectionSpec) ([]string, error) {
 // owner: one alone can miss a number that moves from one place to another.
 const sweepsUntilFree = 2
 
-// Collect frees the numbers of processes that are gone and that nothing refers to. It
-// is called about once a second.
+// sweepsUntilWhole is how often tables are looked through whole, which costs more than all else, though few processes have ended.
+const sweepsUntilWhole = 8
+
+// Collect keeps the table and the probes' own in order. It is called about once a second, and frees the numbers of processes that are
+// gone and that nothing refers to: some seconds after their end, or at once where these are many.
 func (t *Table) Collect() error {
+	dead, err := t.dead()
+	if err != nil {
+		return err
+	}
+	return t.sweep((t.sweeps+1)%sweepsUntilWhole == 0 || dead > t.processes.Len()/64)
+}
+
+// CollectAll is Collect that leaves nothing for later.
+func (t *Table) CollectAll() error { return t.sweep(true) }
+
+// dead is how many processes have ended whose numbers are not free yet.
+func (t *Table) dead() (n uint32, err error) {
+	end, err := t.end()
+	for owner := First; owner < end; owner++ {
+		if slot := t.processes.Get(owner); slot.Flags&uint32(bpfProcessFlagsPROCESS_DEAD) != 0 && slot.Pid != 0 {
+			n++
+		}
+	}
+	return n, err
+}
+
+// end is after the last number that was ever used.
+func (t *Table) end() (uint32, error) {
+	var pool bpfPool
+	if err := t.objects.ProcessPool.Lookup(uint32(0), &pool); err != nil {
+		return 0, fmt.Errorf("reading the process table: %w", err)
+	}
+	return min(pool.Next, t.processes.Len()), nil
+}
+
+func (t *Table) sweep(whole bool) error {
 	t.sweeps++
 	for _, u := range t.users {
-		if err := u.Sweep(t.sweeps); err != nil {
+		if err := u.Sweep(t.sweeps, whole); err != nil {
 			return err
 		}
 	}
-	var pool bpfPool
-	if err := t.objects.ProcessPool.Lookup(uint32(0), &pool); err != nil {
-		return fmt.Errorf("reading the process table: %w", err)
+	if !whole {
+		return nil
+	}
+	end, err := t.end()
+	if err != nil {
+		return err
 	}
 	var free []uint32
-	for owner := First; owner < min(pool.Next, t.processes.Len()); owner++ {
+	for owner := First; owner < end; owner++ {
 		slot := t.processes.Get(owner)
 		if slot.Flags&uint32(bpfProcessFlagsPROCESS_DEAD) == 0 || slot.Pid == 0 {
 			continue
@@ -501,7 +539,7 @@ func (t *Table) Collect() error {
 		if err := t.dropGroups(); err != nil {
 			return err
 		}
-		return t.dropNames(min(pool.Next, t.processes.Len()))
+		return t.dropNames(end)
 	}
 	return nil
 }
@@ -544,7 +582,7 @@ func (t *Table) free(owner uint32) error {
 }
 
 // sweepsUntilDrop is how often unused paths are looked for: they are read whole.
-const sweepsUntilDrop = 64
+const sweepsUntilDrop = 8 * sweepsUntilWhole
 
 // FileKey is where the path of a file is kept (io_file_add() in bpf/lib/io.bpf.h): device is
 // its file system's, generation its inode's.

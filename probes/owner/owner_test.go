@@ -222,6 +222,34 @@ func TestPlacesAreGivenAgain(t *testing.T) {
 	w.Balance()
 }
 
+// Tables are looked through whole now and then where few processes end, and at once where many do.
+func TestCollect(t *testing.T) {
+	const places = 1024 // and "many" are 17
+	program := livetest.Compile(t, "lives", livetest.Lives)
+	disk := livetest.NewDisk(t, "xfs", 512)
+	w := livetest.NewWatch(t, owner.Options{Processes: places}, ioprobe.Options{})
+	until := func(comm string, lives, most int) {
+		livetest.Command(t, program, comm, "0", strconv.Itoa(lives), disk.Dir)
+		w.Sync()
+		if n := len(known(w, comm)); n != lives {
+			t.Fatalf("%d of %d processes are known", n, lives)
+		}
+		for n := 1; ; n++ {
+			if err := w.Table.Collect(); err != nil {
+				t.Fatal(err)
+			}
+			if left := len(known(w, comm)); left == 0 {
+				t.Logf("%d processes were forgotten by the %dth", lives, n)
+				return
+			} else if n == most {
+				t.Fatalf("%d of %d processes are still known after %d", left, lives, n)
+			}
+		}
+	}
+	until("few", 2, 64)
+	until("many", 100, 7)
+}
+
 // threads is a program whose second thread alone writes, and whose main thread ends last.
 const threads = `#include <fcntl.h>
 #include <pthread.h>

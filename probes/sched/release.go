@@ -13,9 +13,11 @@ const listsUntilGone = 3
 const sweepsUntilList = 16
 
 // Sweep takes over what threads did that have ended, and marks the owners that are still in use.
-func (p *Probe) Sweep(number uint32) error {
-	if err := p.learnGroups(); err != nil {
-		return err
+func (p *Probe) Sweep(number uint32, whole bool) error {
+	if whole { // then the table may forget some
+		if err := p.learnGroups(); err != nil {
+			return err
+		}
 	}
 	if err := p.readWorst(); err != nil {
 		return err

@@ -8,7 +8,7 @@ import (
 )
 
 // Sweep takes over what connections did that have ended, and marks the owners that are still in use.
-func (p *Probe) Sweep(uint32) error {
+func (p *Probe) Sweep(_ uint32, whole bool) error {
 	if err := p.readWorst(); err != nil {
 		return err
 	}
@@ -18,7 +18,7 @@ func (p *Probe) Sweep(uint32) error {
 	if err := p.meetDatagrams(); err != nil {
 		return err
 	}
-	if err := p.takeUnclaimed(); err != nil {
+	if err := p.takeUnclaimed(); err != nil || !whole {
 		return err
 	}
 	return p.used(func(_ uint32, c bpfConn) error {

@@ -421,7 +421,7 @@ func TestUDPOutlivesProcesses(t *testing.T) {
 	tell := n.Client.Run("tell", testnet.Tell{End: end, Rounds: 5, Sizes: []int{101}, By: testnet.ByOne})
 	counts := w.while(hear, tell)
 	for range 5 {
-		if err := w.table.Collect(); err != nil {
+		if err := w.table.CollectAll(); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -80,7 +80,7 @@ func (r released) forget(until int64) {
 }
 
 // Sweep has nothing to mark: what an event refers to may go, since Release remembers it.
-func (p *Probe) Sweep(uint32) error { return nil }
+func (p *Probe) Sweep(uint32, bool) error { return nil }
 
 // Release remembers who owners were.
 func (p *Probe) Release(owners []uint32) (keep []uint32) {

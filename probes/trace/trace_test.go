@@ -487,7 +487,7 @@ func TestRecorderForgetsNoVerdict(t *testing.T) {
 		if _, err := probe.Poll(); err != nil {
 			t.Fatal(err)
 		}
-		if err := table.Collect(); err != nil {
+		if err := table.CollectAll(); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -50,11 +50,11 @@ func newWatch(t testing.TB, table *owner.Table, probe *ioprobe.Probe) *Watch {
 	return &Watch{t: t, Table: table, Probe: probe, devices: map[string]snapshot.IODevice{}, loss: map[string]uint64{}}
 }
 
-// Collect does what is done once a second, so many times.
+// Collect does what is done each second, so many times.
 func (w *Watch) Collect(times int) {
 	w.t.Helper()
 	for range times {
-		if err := w.Table.Collect(); err != nil {
+		if err := w.Table.CollectAll(); err != nil {
 			w.t.Fatal(err)
 		}
 	}
