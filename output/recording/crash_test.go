@@ -3,12 +3,14 @@ package recording
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"testing"
 	"time"
@@ -241,7 +243,14 @@ func FuzzJournal(f *testing.F) {
 	})
 }
 
-// A table that somebody else made, or that is damaged, is an error at worst.
+// allocated is how much memory was ever asked for.
+func allocated() uint64 {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.TotalAlloc
+}
+
+// A table that somebody else made, or that is damaged, is an error at worst, and reading it takes no more memory than there can be of it.
 func FuzzTables(f *testing.F) {
 	dir := f.TempDir()
 	w := open(f, dir)
@@ -268,9 +277,42 @@ func FuzzTables(f *testing.F) {
 			t.Fatal(err)
 		}
 		for _, apps := range [][]string{nil, {"postgres"}} {
+			before := allocated()
 			tables[int(table)%len(tables)].read(path, apps, func(int64) *rows { return &rows{} })
+			if got := allocated() - before; got > 64<<20+1000*uint64(len(text)) {
+				t.Errorf("reading %d bytes took %d of memory", len(text), got)
+			}
 		}
 	})
+}
+
+// A bit that flipped is found, wherever it is.
+func TestFlippedBits(t *testing.T) {
+	dir := t.TempDir()
+	w := open(t, dir)
+	record(t, w, at(0))
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	hours, err := filesOf(dir, escape("db1.example"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := tablePath(hours[0].stem, "io")
+	table, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for bit := range 8 * len(table) {
+		table[bit/8] ^= 1 << (bit % 8)
+		if err := checkSum(table); !errors.Is(err, errDamaged) {
+			t.Errorf("bit %d of byte %d: %v", bit%8, bit/8, err)
+		}
+		table[bit/8] ^= 1 << (bit % 8)
+	}
+	if err := checkSum(table); err != nil {
+		t.Error(err)
+	}
 }
 
 // An hour with a table that is damaged is told of, and the others are read; its sum is still there.

@@ -59,7 +59,7 @@ type interval struct {
 }
 
 type ioRow struct {
-	End int64 `json:"-" parquet:"end,timestamp(microsecond)"`
+	End int64 `json:"-" parquet:"end,timestamp(microsecond),dict"`
 	identity
 	Device   string `json:"device,omitempty" parquet:"device,dict"` // "": the row of the times that belong to none
 	Reads    uint64 `json:"reads,omitempty" parquet:"reads"`
@@ -90,7 +90,7 @@ type ioRow struct {
 }
 
 type deviceRow struct {
-	End    int64  `json:"-" parquet:"end,timestamp(microsecond)"`
+	End    int64  `json:"-" parquet:"end,timestamp(microsecond),dict"`
 	Device string `json:"device" parquet:"device,dict"`
 
 	Reads        uint64 `json:"reads,omitempty" parquet:"reads"`
@@ -120,7 +120,7 @@ type share struct {
 }
 
 type schedRow struct {
-	End int64 `json:"-" parquet:"end,timestamp(microsecond)"`
+	End int64 `json:"-" parquet:"end,timestamp(microsecond),dict"`
 	identity
 	Threads  uint64 `json:"threads,omitempty" parquet:"threads"`
 	Switches uint64 `json:"switches,omitempty" parquet:"switches"`
@@ -159,7 +159,7 @@ type ran struct {
 }
 
 type waitRow struct {
-	End int64 `json:"-" parquet:"end,timestamp(microsecond)"`
+	End int64 `json:"-" parquet:"end,timestamp(microsecond),dict"`
 	identity
 	At   int64  `json:"at_us" parquet:"at,timestamp(microsecond)"` // its end
 	TID  int64  `json:"tid,omitempty" parquet:"tid"`
@@ -183,7 +183,7 @@ type remote struct {
 }
 
 type tcpRow struct {
-	End int64 `json:"-" parquet:"end,timestamp(microsecond)"`
+	End int64 `json:"-" parquet:"end,timestamp(microsecond),dict"`
 	identity
 	Sent              uint64 `json:"sent_bytes,omitempty" parquet:"sent_bytes"`
 	Received          uint64 `json:"received_bytes,omitempty" parquet:"received_bytes"`
@@ -216,7 +216,7 @@ type tcpRow struct {
 }
 
 type stallRow struct {
-	End int64 `json:"-" parquet:"end,timestamp(microsecond)"`
+	End int64 `json:"-" parquet:"end,timestamp(microsecond),dict"`
 	identity
 	At        int64  `json:"at_us" parquet:"at,timestamp(microsecond)"` // its end
 	Cause     string `json:"cause" parquet:"cause,dict"`
@@ -231,7 +231,7 @@ type stallRow struct {
 
 // counterRow is the audit of culprit tcp.
 type counterRow struct {
-	End    int64  `json:"-" parquet:"end,timestamp(microsecond)"`
+	End    int64  `json:"-" parquet:"end,timestamp(microsecond),dict"`
 	Name   string `json:"name" parquet:"name,dict"`
 	Ours   uint64 `json:"ours" parquet:"ours"`
 	Kernel uint64 `json:"kernel" parquet:"kernel"`
@@ -239,7 +239,7 @@ type counterRow struct {
 }
 
 type lossRow struct {
-	End   int64  `json:"-" parquet:"end,timestamp(microsecond)"`
+	End   int64  `json:"-" parquet:"end,timestamp(microsecond),dict"`
 	Probe string `json:"probe" parquet:"probe,dict"` // io, sched, tcp, or record
 	Name  string `json:"name" parquet:"name,dict"`
 	Count uint64 `json:"count" parquet:"count"`

@@ -1,6 +1,7 @@
 package recording
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -9,10 +10,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/google/renameio/v2"
+	"github.com/klauspost/compress/zstd"
 	"github.com/parquet-go/parquet-go"
-	"github.com/parquet-go/parquet-go/compress/zstd"
+	parquetzstd "github.com/parquet-go/parquet-go/compress/zstd"
 )
 
 // table is one of the fields of rows, which is a file of its own in Parquet.
@@ -24,6 +27,26 @@ type table struct {
 	create func(path string) (tableWriter, error) // begins a file, which is there once it is closed
 	// Gives each interval the rows that a file has of it; where rows are of applications, and any are given, those of these alone.
 	read func(path string, apps []string, interval func(end int64) *rows) error
+}
+
+// compression needs 2 MiB, once: the library's own needs 16 more, and each table has one.
+var compression = &codec{encoder: sync.OnceValues(func() (*zstd.Encoder, error) {
+	return zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedBetterCompression), zstd.WithWindowSize(1<<20),
+		zstd.WithLowerEncoderMem(true), zstd.WithEncoderCRC(false), zstd.WithZeroFrames(true))
+})}
+
+// codec is zstd as Parquet has it.
+type codec struct {
+	parquetzstd.Codec
+	encoder func() (*zstd.Encoder, error)
+}
+
+func (c *codec) Encode(dst, src []byte) ([]byte, error) {
+	e, err := c.encoder()
+	if err != nil {
+		return nil, err
+	}
+	return e.EncodeAll(src, dst[:0]), nil
 }
 
 // tableWriter is a file in the making.
@@ -73,7 +96,7 @@ func tableOf[T any](name string, of func(*rows) *[]T, end func(*T) *int64, order
 			if err != nil {
 				return nil, fmt.Errorf("making %s: %w", path, err)
 			}
-			rows := parquet.NewGenericWriter[T](file, parquet.Compression(&zstd.Codec{Level: zstd.SpeedBetterCompression}),
+			rows := parquet.NewGenericWriter[T](file, parquet.Compression(compression),
 				parquet.DefaultEncodingFor(parquet.Int64, &parquet.DeltaBinaryPacked),
 				parquet.DefaultEncodingFor(parquet.Int32, &parquet.DeltaBinaryPacked))
 			return &parquetFile[T]{file: file, rows: rows, of: of, order: order}, nil
@@ -188,33 +211,26 @@ type tableError struct {
 func (e *tableError) Error() string { return fmt.Sprintf("reading %s: %v", e.path, e.err) }
 func (e *tableError) Unwrap() error { return e.err }
 
-// readRows are those of a file that are of applications: all if none are given, or if its rows are of none. The library panics on some
-// files that are damaged.
+// readRows are those of a file that are of applications: all if none are given, or if its rows are of none.
 func readRows[T any](path string, apps []string) (out []T, err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			out, err = nil, fmt.Errorf("it is damaged: %v", v)
-		}
-	}()
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkSum(whole); err != nil {
+		return nil, err
+	}
+	file, size := bytes.NewReader(whole), int64(len(whole))
 	if len(apps) == 0 {
-		return parquet.ReadFile[T](path)
+		return parquet.Read[T](file, size)
 	}
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	info, err := file.Stat()
-	if err != nil {
-		return nil, err
-	}
-	f, err := parquet.OpenFile(file, info.Size())
+	f, err := parquet.OpenFile(file, size)
 	if err != nil {
 		return nil, err
 	}
 	column, ok := f.Schema().Lookup("app")
 	if !ok {
-		return parquet.ReadFile[T](path)
+		return parquet.Read[T](file, size)
 	}
 	for _, group := range f.RowGroups() {
 		spans, err := spansOf(group.ColumnChunks()[column.ColumnIndex], apps)
@@ -342,7 +358,12 @@ func (f *parquetFile[T]) close() error {
 	if err := f.flush(); err != nil {
 		return err
 	}
+	f.rows.SetKeyValueMetadata(sumName, sumBegin+noSum)
 	if err := f.rows.Close(); err != nil {
+		return err
+	}
+	f.rows, f.part = nil, nil // there is memory for the next table
+	if err := writeSum(f.file.File); err != nil {
 		return err
 	}
 	return f.file.CloseAtomicallyReplace()
