@@ -1,7 +1,8 @@
 // Package compare says what differs between two spans of recordings, and is silent on what chance explains.
 //
-// A span is divided into blocks of the same length, 12 to 24 of them, since what a machine does in one interval resembles the last one's:
-// long blocks do that less. Where a quantity's blocks still follow each other too much, pairs of them are taken as one, and where that
+// Both spans are divided into blocks of one length, the shorter one into 24 to 48: what a machine does in one interval resembles the last
+// one's, and blocks do that less the longer they are; but bursts even out in long blocks, so that the medians of unlike ones differ where
+// nothing else does. Where a quantity's blocks still follow each other too much, pairs of them are taken as one, and where that
 // does not help, nothing is said of it. The blocks of both spans are compared by the rank-sum test of Mann and Whitney, which asks
 // nothing of how values are spread. As thousands of quantities are compared, and some differ by chance, Holm's method (1979) keeps the
 // probability that any that is listed does so, of all together, to what is asked for.
@@ -22,7 +23,8 @@ import (
 
 const (
 	fewestBlocks = 8  // with which, of so few values, the test can find anything among many quantities
-	mostBlocks   = 24 // of which two are made one from then on
+	mostBlocks   = 48 // of the shorter span; with more, two are made one
+	mostKept     = 96 // of a span, until it is known how many the other has
 	leastChange  = 0.05
 	perQuantile  = 10 // so many values of a block are to be beyond a quantile
 )
@@ -30,8 +32,12 @@ const (
 // Confidence is that nothing is listed that is chance.
 const Confidence = 0.95
 
-// ErrShort is that a span has too few intervals.
-var ErrShort = errors.New("it has fewer than 8 intervals: compare longer ones")
+// shortestBlock is what blocks are, or twice, four times … as long, whatever the intervals are: any two spans can so have the same. Among
+// these are 15 s, 30 s and minutes.
+const shortestBlock = 15 * time.Second / 16
+
+// ErrShort is that a span has too few blocks.
+var ErrShort = errors.New("8 are the fewest that tell anything: give longer spans, or spans of like length")
 
 // rates are the quantities that add up.
 var rates = []struct {
@@ -97,7 +103,7 @@ type Side struct {
 
 // NewSide begins a span that is called so.
 func NewSide(name string, by snapshot.By) *Side {
-	return &Side{by: by, name: name, machines: map[string]bool{}, blocks: map[int64]*block{}}
+	return &Side{by: by, name: name, machines: map[string]bool{}, each: shortestBlock, blocks: map[int64]*block{}}
 }
 
 // Add adds an interval of a machine, of which so much was recorded.
@@ -112,9 +118,6 @@ func (s *Side) Add(machine string, recorded time.Duration, io snapshot.IO, sched
 	}
 	if io.End.After(s.end) {
 		s.end = io.End
-	}
-	if s.each == 0 {
-		s.each = max(length.Round(time.Second), time.Second)
 	}
 	for s.each < length.Round(time.Second) {
 		s.widen() // whose bounds are among those before
@@ -145,7 +148,7 @@ func (s *Side) Add(machine string, recorded time.Duration, io snapshot.IO, sched
 		c.add(7, float64(r.Sent), float64(r.Received), float64(r.Opened+r.Accepted), float64(r.Retransmits), float64(stalls), float64(stalled)/1e9)
 		c.time(3, r.RTT, r.Connect, r.FirstByte)
 	}
-	for len(s.blocks) > mostBlocks {
+	for len(s.blocks) > mostKept {
 		s.widen()
 	}
 }
@@ -189,6 +192,17 @@ func (s *Side) widen() {
 	s.blocks, s.each = wide, 2*s.each
 }
 
+// match gives both sides blocks of one length.
+func match(a, b *Side) {
+	for a.each != b.each || min(len(a.blocks), len(b.blocks)) > mostBlocks {
+		if a.each <= b.each {
+			a.widen()
+		} else {
+			b.widen()
+		}
+	}
+}
+
 // whole are the blocks in the order of time, without those at the ends that the span has little of.
 func (s *Side) whole() []*block {
 	var at []int64
@@ -214,12 +228,15 @@ func (s *Side) span(blocks []*block) snapshot.Span {
 
 // Compare says what differs in b.
 func Compare(a, b *Side) (snapshot.Diff, error) {
+	match(a, b)
 	before, after := a.whole(), b.whole()
 	d := snapshot.Diff{By: a.by, A: a.span(before), B: b.span(after), Confidence: Confidence}
-	for _, span := range []snapshot.Span{d.A, d.B} {
-		if span.Blocks < fewestBlocks {
-			return d, fmt.Errorf("comparing %s: %w", span.Name, ErrShort)
-		}
+	short, long := d.A, d.B
+	if long.Blocks < short.Blocks {
+		short, long = long, short
+	}
+	if short.Blocks < fewestBlocks {
+		return d, fmt.Errorf("comparing %s: of blocks of %v it has %d, %s has %d: %w", short.Name, short.Block, short.Blocks, long.Name, long.Blocks, ErrShort)
 	}
 	var all []snapshot.Change
 	compare := func(name, quantity string, unit snapshot.Unit, of func(*cell, float64) (value float64, known bool)) {
