@@ -6,7 +6,8 @@
 // they are independent. Blocks that follow each other tell no more than fewer that do not (Bayley and Hammersley, 1946), so that what the
 // test finds counts for less (Yue and Wang, 2002); but what stays high or low for a tenth of a span or longer can be taken for a difference.
 // As thousands of quantities are compared, and some differ by chance, Holm's method (1979) keeps the probability that any that is listed
-// does so, of all together, to what is asked for.
+// does so, of all together, to what is asked for; and where even the largest difference would be too probable among so many, nothing is said
+// (Tarone, 1990).
 package compare
 
 import (
@@ -239,8 +240,8 @@ func Compare(a, b *Side) (snapshot.Diff, error) {
 	if short.Blocks < fewestBlocks {
 		return d, fmt.Errorf("comparing %s: of blocks of %v it has %d, %s has %d: %w", short.Name, short.Block, short.Blocks, long.Name, long.Blocks, ErrShort)
 	}
-	var all []snapshot.Change
-	compare := func(name, quantity string, unit snapshot.Unit, of func(*cell, float64) (value float64, known bool)) {
+	var all []quantity
+	compare := func(name, what string, unit snapshot.Unit, of func(*cell, float64) (value float64, known bool)) {
 		values := func(blocks []*block) []float64 { return series(blocks, name, of) }
 		was, is := values(before), values(after)
 		if !slices.ContainsFunc(was, isSomething) && !slices.ContainsFunc(is, isSomething) && len(was) > 0 && len(is) > 0 {
@@ -250,10 +251,7 @@ func Compare(a, b *Side) (snapshot.Diff, error) {
 			d.TooLittle++
 			return
 		}
-		more := inflation(was, is) // of the order of blocks, which samples do not keep
-		x, y := benchmath.NewSample(was, &benchmath.DefaultThresholds), benchmath.NewSample(is, &benchmath.DefaultThresholds)
-		p := math.Erfc(math.Erfcinv(benchmath.AssumeNothing.Compare(x, y).P) / math.Sqrt(more))
-		all = append(all, snapshot.Change{Name: name, Quantity: quantity, Unit: unit, A: estimate(x, more), B: estimate(y, more), P: p})
+		all = append(all, newQuantity(snapshot.Change{Name: name, Quantity: what, Unit: unit}, was, is))
 	}
 	for _, name := range names(before, after) {
 		for i, r := range rates {
@@ -278,14 +276,23 @@ func Compare(a, b *Side) (snapshot.Diff, error) {
 			}
 		}
 	}
-	slices.SortStableFunc(all, func(a, b snapshot.Change) int { return cmp.Compare(a.P, b.P) })
+	some := comparable(all)
+	d.TooLittle += len(all) - len(some)
+	for i := range some {
+		some[i].P = some[i].chance(some[i].was, some[i].is)
+	}
+	slices.SortStableFunc(some, func(a, b quantity) int { return cmp.Compare(a.P, b.P) })
 	chance := false // from the first on that is, all are
-	for i, c := range all {
-		chance = chance || c.P > (1-Confidence)/float64(len(all)-i)
-		if ratio := c.Ratio(); chance || math.Abs(ratio-1) < leastChange || math.IsNaN(ratio) {
+	for i, q := range some {
+		if chance = chance || q.P > (1-Confidence)/float64(len(some)-i); chance {
+			d.Same++
+			continue
+		}
+		q.A, q.B = q.estimate(q.was), q.estimate(q.is)
+		if ratio := q.Ratio(); math.Abs(ratio-1) < leastChange || math.IsNaN(ratio) {
 			d.Same++
 		} else {
-			d.Changes = append(d.Changes, c)
+			d.Changes = append(d.Changes, q.Change)
 		}
 	}
 	slices.SortStableFunc(d.Changes, func(a, b snapshot.Change) int {
@@ -298,6 +305,46 @@ func Compare(a, b *Side) (snapshot.Diff, error) {
 func size(c snapshot.Change) float64 { return math.Abs(math.Log(c.Ratio())) }
 
 func isSomething(v float64) bool { return v != 0 }
+
+// quantity is one of a group's, in the blocks of both spans.
+type quantity struct {
+	snapshot.Change
+	was, is   *benchmath.Sample
+	inflation float64
+	least     float64 // that P can be, of the same values in any order
+}
+
+func newQuantity(c snapshot.Change, was, is []float64) quantity {
+	q := quantity{Change: c, inflation: inflation(was, is)} // of the order of blocks, which samples do not keep
+	q.was, q.is = sample(was), sample(is)
+	all := slices.Sorted(slices.Values(slices.Concat(was, is)))
+	split := func(at int) float64 { return q.chance(sample(all[:at]), sample(all[at:])) }
+	q.least = min(split(len(was)), split(len(is)))
+	return q
+}
+
+func sample(values []float64) *benchmath.Sample {
+	return benchmath.NewSample(values, &benchmath.DefaultThresholds)
+}
+
+// chance is how probable it is that values of one kind are at least as different as these.
+func (q *quantity) chance(was, is *benchmath.Sample) float64 {
+	return math.Erfc(math.Erfcinv(benchmath.AssumeNothing.Compare(was, is).P) / math.Sqrt(q.inflation))
+}
+
+// comparable are those of which a difference can be found among so many of them.
+func comparable(all []quantity) []quantity {
+	slices.SortStableFunc(all, func(a, b quantity) int { return cmp.Compare(a.least, b.least) })
+	n := len(all)
+	for most := 1; ; most++ {
+		for n > 0 && all[n-1].least > (1-Confidence)/float64(most) {
+			n--
+		}
+		if n <= most {
+			return all[:n]
+		}
+	}
+}
 
 func names(spans ...[]*block) []string {
 	found := map[string]bool{}
@@ -391,9 +438,9 @@ func autocorrelation(values []float64) float64 {
 	return lag / all
 }
 
-// estimate is the median of blocks, and between what it is as far as they tell, whose variance is inflated.
-func estimate(s *benchmath.Sample, inflation float64) snapshot.Estimate {
-	m := benchmath.AssumeNothing.Summary(s, math.Erf(math.Erfinv(0.95)*math.Sqrt(inflation)))
+// estimate is the median of blocks, and between what it is as far as they tell.
+func (q *quantity) estimate(s *benchmath.Sample) snapshot.Estimate {
+	m := benchmath.AssumeNothing.Summary(s, math.Erf(math.Erfinv(0.95)*math.Sqrt(q.inflation)))
 	first, last := s.Values[0], s.Values[len(s.Values)-1] // which is all that is known, should it be infinity
 	return snapshot.Estimate{Median: m.Center, Low: max(m.Lo, first), High: min(m.Hi, last)}
 }

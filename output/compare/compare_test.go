@@ -223,6 +223,35 @@ func TestAppeared(t *testing.T) {
 	}
 }
 
+// readers is a span of so many blocks, in which each of some applications reads now more and now less, of so much.
+func readers(name string, blocks, apps int, much float64) *Side {
+	s, r := NewSide(name, snapshot.ByApp), rand.New(rand.NewPCG(uint64(apps), uint64(much)))
+	for n := range blocks {
+		io := snapshot.IO{Start: begin.Add(time.Duration(n) * time.Minute)}
+		io.End = io.Start.Add(time.Minute)
+		for app := range apps {
+			row := snapshot.IORow{Process: snapshot.Process{App: fmt.Sprint("app-", app)}, Device: "sda", Reads: uint64(much * (1 + 0.1*r.Float64()))}
+			io.Rows = append(io.Rows, row)
+		}
+		s.Add("db1", time.Minute, io, snapshot.Sched{}, snapshot.TCP{})
+	}
+	return s
+}
+
+// Where chance explains the largest difference that there can be, among so many, nothing is the same.
+func TestTooLittle(t *testing.T) {
+	for _, c := range []struct{ blocks, apps, least, most int }{{40, 1000, 1000, 1000}, {12, 1000, 1, 999}, {8, 1000, 0, 321}, {8, 1, 1, 1}} {
+		d, err := Compare(readers("a", c.blocks, c.apps, 1e6), readers("b", c.blocks, c.apps, 2e6))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if found := len(d.Changes); found < c.least || found > c.most || d.TooLittle != c.apps-found || d.Same != 0 {
+			t.Errorf("in %d blocks of %d applications that do twice as much, %d are found, %d are the same, and of %d too little is known",
+				c.blocks, c.apps, found, d.Same, d.TooLittle)
+		}
+	}
+}
+
 // Two machines are one, of which each did half.
 func TestMachines(t *testing.T) {
 	one, two := NewSide("one", snapshot.ByApp), NewSide("two", snapshot.ByApp)

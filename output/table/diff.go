@@ -38,7 +38,7 @@ func (t *Table) Diff(d snapshot.Diff) error {
 		facts = append(facts, fmt.Sprintf("none of them by chance, with a confidence of %g %%", 100*d.Confidence))
 	}
 	if d.TooLittle > 0 {
-		facts = append(facts, fmt.Sprintf("of %d more too little is known", d.TooLittle))
+		facts = append(facts, fmt.Sprintf("of %d more too little is known: longer spans tell more", d.TooLittle))
 	}
 	wrap(&b, t.width(), "differ:", commas(facts))
 	return t.write("what differs", &b)

@@ -9,7 +9,7 @@ type Diff struct {
 	Confidence float64  // that all of Changes is more than chance
 	Changes    []Change // the largest first
 	Same       int      // quantities in which no difference was found, or one that is small
-	TooLittle  int      // of which too few values are known to say anything
+	TooLittle  int      // of which too little is known to find any difference, among so many
 }
 
 // Span is one of the two.

@@ -19,7 +19,7 @@ type DiffReport struct {
 	Rows        []Change `json:"rows"`
 	OmittedRows int      `json:"omitted_rows"` // left out by the row limit
 	Same        int      `json:"same"`         // quantities that were compared and have no row
-	TooLittle   int      `json:"too_little"`   // of which too little is known to compare them
+	TooLittle   int      `json:"too_little"`   // of which too little is known to find any difference, among so many
 }
 
 // DiffSpan is one of the two.
