@@ -70,13 +70,13 @@ func TestReportDiff(t *testing.T) {
 		Rows   []struct {
 			Name, Quantity string
 			Ratio          float64
-			A, B           struct{ Median float64 }
+			A, B           struct{ Value float64 }
 		}
 	}
 	if err := json.Unmarshal([]byte(report("--json", before, after)), &r); err != nil {
 		t.Fatal(err)
 	}
-	if r.Schema != "culprit.diff/1" || len(r.Rows) != 1 || r.Rows[0].Name != "nginx.service" || r.Rows[0].Ratio < 2.7 || r.Rows[0].Ratio > 3.1 || r.Rows[0].B.Median < 3<<20/10 {
+	if r.Schema != "culprit.diff/1" || len(r.Rows) != 1 || r.Rows[0].Name != "nginx.service" || r.Rows[0].Ratio < 2.7 || r.Rows[0].Ratio > 3.1 || r.Rows[0].B.Value < 3<<20/10 {
 		t.Errorf("%+v", r)
 	}
 	lines, err := csv.NewReader(strings.NewReader(report("--format", "csv", before, after))).ReadAll()

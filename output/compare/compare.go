@@ -288,10 +288,13 @@ func Compare(a, b *Side) (snapshot.Diff, error) {
 			d.Same++
 			continue
 		}
-		q.A, q.B = q.estimate(q.was), q.estimate(q.is)
-		if ratio := q.Ratio(); math.Abs(ratio-1) < leastChange || math.IsNaN(ratio) {
+		q.A, q.B = q.estimate()
+		switch ratio := q.Ratio(); {
+		case math.Abs(ratio-1) < leastChange:
 			d.Same++
-		} else {
+		case ratio > 1 != q.grows(): // more often, but less, for example
+			d.TooLittle++
+		default:
 			d.Changes = append(d.Changes, q.Change)
 		}
 	}
@@ -438,9 +441,29 @@ func autocorrelation(values []float64) float64 {
 	return lag / all
 }
 
-// estimate is the median of blocks, and between what it is as far as they tell.
-func (q *quantity) estimate(s *benchmath.Sample) snapshot.Estimate {
-	m := benchmath.AssumeNothing.Summary(s, math.Erf(math.Erfinv(0.95)*math.Sqrt(q.inflation)))
-	first, last := s.Values[0], s.Values[len(s.Values)-1] // which is all that is known, should it be infinity
-	return snapshot.Estimate{Median: m.Center, Low: max(m.Lo, first), High: min(m.Hi, last)}
+// estimate is what the blocks of both spans tell of the quantity.
+func (q *quantity) estimate() (a, b snapshot.Estimate) {
+	a, b = q.summary(q.was, benchmath.AssumeNothing), q.summary(q.is, benchmath.AssumeNothing)
+	if a.Value == 0 || b.Value == 0 {
+		return q.summary(q.was, benchmath.AssumeNormal), q.summary(q.is, benchmath.AssumeNormal)
+	}
+	return a, b
+}
+
+// summary is the median or the mean of blocks, and between what it is as far as they tell.
+func (q *quantity) summary(s *benchmath.Sample, as benchmath.Assumption) snapshot.Estimate {
+	m := as.Summary(s, math.Erf(math.Erfinv(0.95)*math.Sqrt(q.inflation)))
+	first, last := s.Values[0], s.Values[len(s.Values)-1] // with few blocks, it can be infinity
+	return snapshot.Estimate{Value: m.Center, Low: max(m.Lo, first), High: min(m.Hi, last)}
+}
+
+// grows is whether more of B's blocks are above those of A than below: that is what was tested.
+func (q *quantity) grows() bool {
+	above := 0
+	for _, was := range q.was.Values {
+		for _, is := range q.is.Values {
+			above += cmp.Compare(is, was)
+		}
+	}
+	return above > 0
 }

@@ -184,7 +184,7 @@ func TestConfidence(t *testing.T) {
 			switch {
 			case c.Name == "app-3" && c.Quantity == "wait_p99_ns":
 				found++
-				if r := c.Ratio(); r < 1.1 || r > 1.3 || c.A.Low > c.A.Median || c.A.High < c.A.Median {
+				if r := c.Ratio(); r < 1.1 || r > 1.3 || c.A.Low > c.A.Value || c.A.High < c.A.Value {
 					t.Errorf("1.2 times as long is %+v", c)
 				}
 			case c.Name != "app-3":
@@ -248,6 +248,54 @@ func TestTooLittle(t *testing.T) {
 		if found := len(d.Changes); found < c.least || found > c.most || d.TooLittle != c.apps-found || d.Same != 0 {
 			t.Errorf("in %d blocks of %d applications that do twice as much, %d are found, %d are the same, and of %d too little is known",
 				c.blocks, c.apps, found, d.Same, d.TooLittle)
+		}
+	}
+}
+
+// A median of 0 does not say that there is none, and what is in few blocks is not the same because of that.
+func TestRare(t *testing.T) {
+	// in is a span in which so many of 40 blocks have something, of which each has so much.
+	in := func(name string, some int, much uint64) *Side {
+		s, order := NewSide(name, snapshot.ByApp), rand.New(rand.NewPCG(uint64(some), 4)).Perm(40)
+		for n, place := range order {
+			io := snapshot.IO{Start: begin.Add(time.Duration(n) * time.Minute)}
+			io.End = io.Start.Add(time.Minute)
+			io.Rows = []snapshot.IORow{{Process: snapshot.Process{App: "backup"}, Device: "sda"}}
+			if place < some {
+				io.Rows[0].Reads = much
+			}
+			s.Add("db1", time.Minute, io, snapshot.Sched{}, snapshot.TCP{})
+		}
+		return s
+	}
+	for _, c := range []struct {
+		a, b      int
+		muchA     uint64
+		ratio     float64 // 0: nothing is listed
+		tooLittle int
+	}{
+		{3, 18, 600, 6, 0}, {18, 3, 600, 1. / 6, 0}, // both medians are 0
+		{4, 40, 600, 10, 0}, {0, 30, 600, math.Inf(1), 0}, // one is
+		{4, 5, 600, 0, 0},        // nearly as often
+		{1, 0, 600, 0, 1},        // chance
+		{4, 36, 6_000_000, 0, 1}, // more often, but less
+	} {
+		d, err := Compare(in("a", c.a, c.muchA), in("b", c.b, 600))
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch {
+		case c.ratio == 0 && (len(d.Changes) > 0 || d.TooLittle != c.tooLittle || d.Same+d.TooLittle != 1):
+			t.Errorf("%d blocks, then %d: %+v", c.a, c.b, d)
+		case c.ratio != 0 && (len(d.Changes) != 1 || math.Abs(d.Changes[0].Ratio()/c.ratio-1) > 1e-9):
+			t.Errorf("%d blocks, then %d are no change to %v: %+v", c.a, c.b, c.ratio, d)
+		}
+		for _, e := range d.Changes {
+			for _, e := range []snapshot.Estimate{e.A, e.B} {
+				if e.Low < 0 || e.Low > e.Value || e.High < e.Value || e.High > 10 {
+					t.Errorf("%+v", e)
+				}
+			}
 		}
 	}
 }
