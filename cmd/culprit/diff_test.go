@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/csv"
 	"encoding/json"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -88,6 +89,19 @@ func TestReportDiff(t *testing.T) {
 	if !strings.Contains(text, "differ: 0 of ") {
 		t.Errorf("of the same load differs\n%s", text)
 	}
+	// So of directories whose names look as if they had a span.
+	if err := os.Rename(before, before+"@web1..2"); err != nil {
+		t.Fatal(err)
+	}
+	text = report(before+"@web1..2", after)
+	if !strings.Contains(text, "differ: 1 of ") {
+		t.Errorf("of a directory with @ in its name and another differs\n%s", text)
+	}
+	text = report(before+"@web1..2@..2026-11-20T11:00:00Z", before+"@web1..2@2026-11-20T12:00:00Z..")
+	if !strings.Contains(text, "differ: 0 of ") {
+		t.Errorf("of the same load differs\n%s", text)
+	}
+	before += "@web1..2"
 	text = report("--app", "cron.service", before, after)
 	if !strings.Contains(text, "differ: 0 of ") {
 		t.Errorf("of what is the same differs\n%s", text)
