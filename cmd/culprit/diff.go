@@ -68,7 +68,10 @@ func (f *reportFlags) diffSide(given string, now time.Time) (s diffSide, err err
 	if s.to, err = moment("diff", until, now, now); err != nil {
 		return s, err
 	}
-	if !s.from.Before(s.to) {
+	switch {
+	case s.from.Equal(s.to):
+		return s, usagef("bad --diff %q: it ends when it begins", given)
+	case s.from.After(s.to):
 		return s, usagef("bad --diff %q: it ends before it begins", given)
 	}
 	return s, nil
@@ -105,6 +108,9 @@ func (f *reportFlags) readSide(s diffSide, stderr io.Writer) (*compare.Side, err
 	})
 	if err != nil {
 		return nil, err
+	}
+	if first.IsZero() {
+		return nil, fmt.Errorf("comparing %s: %w", s.given, errNothingRecorded)
 	}
 	side := compare.NewSide(s.given, snapshot.By(f.by))
 	query.Merged = nil

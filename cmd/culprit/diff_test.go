@@ -101,6 +101,10 @@ func TestReportDiff(t *testing.T) {
 	if !strings.Contains(text, "differ: 0 of ") {
 		t.Errorf("of the same load differs\n%s", text)
 	}
+	out, err := exec.Command(program(), "report", "--diff", after, before+"@web1..2@2025-01-01..2025-01-02").CombinedOutput()
+	if want := "culprit: comparing " + before + "@web1..2@2025-01-01..2025-01-02: nothing was recorded in that span\n"; err == nil || string(out) != want {
+		t.Errorf("of a span before the recording it is said %q, not %q", out, want)
+	}
 	before += "@web1..2"
 	text = report("--app", "cron.service", before, after)
 	if !strings.Contains(text, "differ: 0 of ") {
