@@ -24,7 +24,7 @@ import (
 )
 
 const (
-	fewestBlocks = 8  // with which, of so few values, the test can find anything among many quantities
+	fewestBlocks = 8  // with fewer, chance explains nearly everything
 	mostBlocks   = 48 // of the shorter span; with more, two are made one
 	mostKept     = 96 // of a span, until it is known how many the other has
 	leastChange  = 0.05

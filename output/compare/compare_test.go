@@ -108,7 +108,7 @@ func (m *machine) reads(name string, span time.Duration, together int) *Side {
 // alike checks that no difference is found in 19 of 20 runs.
 func alike(t *testing.T, sides func(run uint64) (a, b *Side)) {
 	t.Helper()
-	const runs = 60
+	const runs = 40
 	wrong, unknown := 0, 0
 	for run := range uint64(runs) {
 		d, err := Compare(sides(run))
