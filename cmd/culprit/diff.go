@@ -1,7 +1,10 @@
 package main
 
 import (
+	"errors"
+	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -19,6 +22,7 @@ import (
 type diffSide struct {
 	given    string
 	dir      string
+	info     os.FileInfo // of the directory, by whatever name it is given; nil if there is none
 	from, to time.Time
 }
 
@@ -41,24 +45,22 @@ func (f *reportFlags) checkDiff(args []string, now time.Time) error {
 		f.sides[i] = side
 	}
 	a, b := f.sides[0], f.sides[1]
-	if a.dir == b.dir && a.from.Before(b.to) && b.from.Before(a.to) {
+	if (a.dir == b.dir || os.SameFile(a.info, b.info)) && a.from.Before(b.to) && b.from.Before(a.to) {
 		return usagef("bad --diff %s %s: the two have a time in common", a.given, b.given)
 	}
 	return nil
 }
 
 func (f *reportFlags) diffSide(given string, now time.Time) (s diffSide, err error) {
-	s = diffSide{given: given, dir: f.dir, to: now}
-	span := given
-	if at := strings.LastIndexByte(given, '@'); at >= 0 {
-		s.dir, span = given[:at], given[at+1:]
-	} else if info, err := os.Stat(given); err == nil && info.IsDir() {
-		s.dir = given
-		return s, nil
-	}
-	since, until, ok := strings.Cut(span, "..")
-	if !ok {
-		return s, usagef("bad --diff %q: give SINCE..UNTIL, DIR or DIR@SINCE..UNTIL", given)
+	dir, since, until := f.split(given)
+	s = diffSide{given: given, dir: dir}
+	s.info, err = os.Stat(dir)
+	switch {
+	case dir == f.dir: // what is wrong with it is said when it is read, as without --diff
+	case errors.Is(err, fs.ErrPermission):
+		return s, fmt.Errorf("comparing %s: %w", given, err)
+	case err != nil || !s.info.IsDir():
+		return s, usagef("bad --diff %q: there is no directory %q: give SINCE..UNTIL, DIR or DIR@SINCE..UNTIL", given, dir)
 	}
 	if s.from, err = moment("diff", since, now, time.Time{}); err != nil {
 		return s, err
@@ -66,10 +68,29 @@ func (f *reportFlags) diffSide(given string, now time.Time) (s diffSide, err err
 	if s.to, err = moment("diff", until, now, now); err != nil {
 		return s, err
 	}
-	if !s.from.Before(s.to) {
+	switch {
+	case s.from.Equal(s.to):
+		return s, usagef("bad --diff %q: it ends when it begins", given)
+	case s.from.After(s.to):
 		return s, usagef("bad --diff %q: it ends before it begins", given)
 	}
 	return s, nil
+}
+
+// split is a directory and a span of it, all if both times are empty. What is a directory is that, even if it looks like a span.
+func (f *reportFlags) split(given string) (dir, since, until string) {
+	if info, err := os.Stat(given); err == nil && info.IsDir() {
+		return given, "", ""
+	}
+	dir, span := f.dir, given
+	if at := strings.LastIndexByte(given, '@'); at >= 0 {
+		dir, span = given[:at], given[at+1:]
+	}
+	since, until, ok := strings.Cut(span, "..")
+	if !ok || strings.Contains(until, "/") { // as in ../DIR
+		return given, "", ""
+	}
+	return dir, since, until
 }
 
 // readSide reads one of the two: sums of hours are intervals like others, where they are short beside what was recorded.
@@ -87,6 +108,9 @@ func (f *reportFlags) readSide(s diffSide, stderr io.Writer) (*compare.Side, err
 	})
 	if err != nil {
 		return nil, err
+	}
+	if first.IsZero() {
+		return nil, fmt.Errorf("comparing %s: %w", s.given, errNothingRecorded)
 	}
 	side := compare.NewSide(s.given, snapshot.By(f.by))
 	query.Merged = nil

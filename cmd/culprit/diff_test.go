@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/csv"
 	"encoding/json"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -70,13 +71,13 @@ func TestReportDiff(t *testing.T) {
 		Rows   []struct {
 			Name, Quantity string
 			Ratio          float64
-			A, B           struct{ Median float64 }
+			A, B           struct{ Value float64 }
 		}
 	}
 	if err := json.Unmarshal([]byte(report("--json", before, after)), &r); err != nil {
 		t.Fatal(err)
 	}
-	if r.Schema != "culprit.diff/1" || len(r.Rows) != 1 || r.Rows[0].Name != "nginx.service" || r.Rows[0].Ratio < 2.7 || r.Rows[0].Ratio > 3.1 || r.Rows[0].B.Median < 3<<20/10 {
+	if r.Schema != "culprit.diff/1" || len(r.Rows) != 1 || r.Rows[0].Name != "nginx.service" || r.Rows[0].Ratio < 2.7 || r.Rows[0].Ratio > 3.1 || r.Rows[0].B.Value < 3<<20/10 {
 		t.Errorf("%+v", r)
 	}
 	lines, err := csv.NewReader(strings.NewReader(report("--format", "csv", before, after))).ReadAll()
@@ -88,6 +89,23 @@ func TestReportDiff(t *testing.T) {
 	if !strings.Contains(text, "differ: 0 of ") {
 		t.Errorf("of the same load differs\n%s", text)
 	}
+	// So of directories whose names look as if they had a span.
+	if err := os.Rename(before, before+"@web1..2"); err != nil {
+		t.Fatal(err)
+	}
+	text = report(before+"@web1..2", after)
+	if !strings.Contains(text, "differ: 1 of ") {
+		t.Errorf("of a directory with @ in its name and another differs\n%s", text)
+	}
+	text = report(before+"@web1..2@..2026-11-20T11:00:00Z", before+"@web1..2@2026-11-20T12:00:00Z..")
+	if !strings.Contains(text, "differ: 0 of ") {
+		t.Errorf("of the same load differs\n%s", text)
+	}
+	out, err := exec.Command(program(), "report", "--diff", after, before+"@web1..2@2025-01-01..2025-01-02").CombinedOutput()
+	if want := "culprit: comparing " + before + "@web1..2@2025-01-01..2025-01-02: nothing was recorded in that span\n"; err == nil || string(out) != want {
+		t.Errorf("of a span before the recording it is said %q, not %q", out, want)
+	}
+	before += "@web1..2"
 	text = report("--app", "cron.service", before, after)
 	if !strings.Contains(text, "differ: 0 of ") {
 		t.Errorf("of what is the same differs\n%s", text)

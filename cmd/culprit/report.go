@@ -198,6 +198,8 @@ func sayDamage(stderr io.Writer, damage []recording.Damage) {
 	}
 }
 
+var errNothingRecorded = errors.New("nothing was recorded in that span")
+
 func (f *reportFlags) run(stdout, stderr io.Writer) error {
 	all := spans{}
 	damage, err := recording.Read(f.dir, recording.Query{Since: f.from, Until: f.to, Merged: f.merged(), Apps: f.apps}, func(i recording.Interval) error {
@@ -209,7 +211,7 @@ func (f *reportFlags) run(stdout, stderr io.Writer) error {
 		return err
 	}
 	if len(all) == 0 {
-		return errors.New("nothing was recorded in that span")
+		return errNothingRecorded
 	}
 	steps := map[int64]*recording.Snapshot{}
 	for _, host := range slices.Sorted(maps.Keys(all)) {

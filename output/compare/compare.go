@@ -1,10 +1,13 @@
 // Package compare says what differs between two spans of recordings, and is silent on what chance explains.
 //
-// A span is divided into blocks of the same length, 12 to 24 of them, since what a machine does in one interval resembles the last one's:
-// long blocks do that less. Where a quantity's blocks still follow each other too much, pairs of them are taken as one, and where that
-// does not help, nothing is said of it. The blocks of both spans are compared by the rank-sum test of Mann and Whitney, which asks
-// nothing of how values are spread. As thousands of quantities are compared, and some differ by chance, Holm's method (1979) keeps the
-// probability that any that is listed does so, of all together, to what is asked for.
+// Both spans are divided into blocks of one length, the shorter one into 24 to 48: what a machine does in one interval resembles the last
+// one's, and blocks do that less the longer they are; but bursts even out in long blocks, so that the medians of unlike ones differ where
+// nothing else does. The blocks are compared by the rank-sum test of Mann and Whitney, which asks nothing of how values are spread, but that
+// they are independent. Blocks that follow each other tell no more than fewer that do not (Bayley and Hammersley, 1946), so that what the
+// test finds counts for less (Yue and Wang, 2002); but what stays high or low for a tenth of a span or longer can be taken for a difference.
+// As thousands of quantities are compared, and some differ by chance, Holm's method (1979) keeps the probability that any that is listed
+// does so, of all together, to what is asked for; and where even the largest difference would be too probable among so many, nothing is said
+// (Tarone, 1990).
 package compare
 
 import (
@@ -21,8 +24,9 @@ import (
 )
 
 const (
-	fewestBlocks = 8  // with which, of so few values, the test can find anything among many quantities
-	mostBlocks   = 24 // of which two are made one from then on
+	fewestBlocks = 8  // with fewer, chance explains nearly everything
+	mostBlocks   = 48 // of the shorter span; with more, two are made one
+	mostKept     = 96 // of a span, until it is known how many the other has
 	leastChange  = 0.05
 	perQuantile  = 10 // so many values of a block are to be beyond a quantile
 )
@@ -30,8 +34,12 @@ const (
 // Confidence is that nothing is listed that is chance.
 const Confidence = 0.95
 
-// ErrShort is that a span has too few intervals.
-var ErrShort = errors.New("it has fewer than 8 intervals: compare longer ones")
+// shortestBlock is what blocks are, or twice, four times … as long, whatever the intervals are: any two spans can so have the same. Among
+// these are 15 s, 30 s and minutes.
+const shortestBlock = 15 * time.Second / 16
+
+// ErrShort is that a span has too few blocks.
+var ErrShort = errors.New("8 are the fewest that tell anything: give longer spans, or spans of like length")
 
 // rates are the quantities that add up.
 var rates = []struct {
@@ -97,7 +105,7 @@ type Side struct {
 
 // NewSide begins a span that is called so.
 func NewSide(name string, by snapshot.By) *Side {
-	return &Side{by: by, name: name, machines: map[string]bool{}, blocks: map[int64]*block{}}
+	return &Side{by: by, name: name, machines: map[string]bool{}, each: shortestBlock, blocks: map[int64]*block{}}
 }
 
 // Add adds an interval of a machine, of which so much was recorded.
@@ -112,9 +120,6 @@ func (s *Side) Add(machine string, recorded time.Duration, io snapshot.IO, sched
 	}
 	if io.End.After(s.end) {
 		s.end = io.End
-	}
-	if s.each == 0 {
-		s.each = max(length.Round(time.Second), time.Second)
 	}
 	for s.each < length.Round(time.Second) {
 		s.widen() // whose bounds are among those before
@@ -145,7 +150,7 @@ func (s *Side) Add(machine string, recorded time.Duration, io snapshot.IO, sched
 		c.add(7, float64(r.Sent), float64(r.Received), float64(r.Opened+r.Accepted), float64(r.Retransmits), float64(stalls), float64(stalled)/1e9)
 		c.time(3, r.RTT, r.Connect, r.FirstByte)
 	}
-	for len(s.blocks) > mostBlocks {
+	for len(s.blocks) > mostKept {
 		s.widen()
 	}
 }
@@ -189,6 +194,17 @@ func (s *Side) widen() {
 	s.blocks, s.each = wide, 2*s.each
 }
 
+// match gives both sides blocks of one length.
+func match(a, b *Side) {
+	for a.each != b.each || min(len(a.blocks), len(b.blocks)) > mostBlocks {
+		if a.each <= b.each {
+			a.widen()
+		} else {
+			b.widen()
+		}
+	}
+}
+
 // whole are the blocks in the order of time, without those at the ends that the span has little of.
 func (s *Side) whole() []*block {
 	var at []int64
@@ -214,27 +230,28 @@ func (s *Side) span(blocks []*block) snapshot.Span {
 
 // Compare says what differs in b.
 func Compare(a, b *Side) (snapshot.Diff, error) {
+	match(a, b)
 	before, after := a.whole(), b.whole()
 	d := snapshot.Diff{By: a.by, A: a.span(before), B: b.span(after), Confidence: Confidence}
-	for _, span := range []snapshot.Span{d.A, d.B} {
-		if span.Blocks < fewestBlocks {
-			return d, fmt.Errorf("comparing %s: %w", span.Name, ErrShort)
-		}
+	short, long := d.A, d.B
+	if long.Blocks < short.Blocks {
+		short, long = long, short
 	}
-	var all []snapshot.Change
-	compare := func(name, quantity string, unit snapshot.Unit, of func(*cell, float64) (value float64, known bool)) {
+	if short.Blocks < fewestBlocks {
+		return d, fmt.Errorf("comparing %s: of blocks of %v it has %d, %s has %d: %w", short.Name, short.Block, short.Blocks, long.Name, long.Blocks, ErrShort)
+	}
+	var all []quantity
+	compare := func(name, what string, unit snapshot.Unit, of func(*cell, float64) (value float64, known bool)) {
 		values := func(blocks []*block) []float64 { return series(blocks, name, of) }
 		was, is := values(before), values(after)
 		if !slices.ContainsFunc(was, isSomething) && !slices.ContainsFunc(is, isSomething) && len(was) > 0 && len(is) > 0 {
 			return // there is none of it
 		}
-		was, is = independent(was), independent(is)
 		if len(was) < fewestBlocks || len(is) < fewestBlocks {
 			d.TooLittle++
 			return
 		}
-		x, y := benchmath.NewSample(was, &benchmath.DefaultThresholds), benchmath.NewSample(is, &benchmath.DefaultThresholds)
-		all = append(all, snapshot.Change{Name: name, Quantity: quantity, Unit: unit, A: estimate(x), B: estimate(y), P: benchmath.AssumeNothing.Compare(x, y).P})
+		all = append(all, newQuantity(snapshot.Change{Name: name, Quantity: what, Unit: unit}, was, is))
 	}
 	for _, name := range names(before, after) {
 		for i, r := range rates {
@@ -259,14 +276,26 @@ func Compare(a, b *Side) (snapshot.Diff, error) {
 			}
 		}
 	}
-	slices.SortStableFunc(all, func(a, b snapshot.Change) int { return cmp.Compare(a.P, b.P) })
+	some := comparable(all)
+	d.TooLittle += len(all) - len(some)
+	for i := range some {
+		some[i].P = some[i].chance(some[i].was, some[i].is)
+	}
+	slices.SortStableFunc(some, func(a, b quantity) int { return cmp.Compare(a.P, b.P) })
 	chance := false // from the first on that is, all are
-	for i, c := range all {
-		chance = chance || c.P > (1-Confidence)/float64(len(all)-i)
-		if ratio := c.Ratio(); chance || math.Abs(ratio-1) < leastChange || math.IsNaN(ratio) {
+	for i, q := range some {
+		if chance = chance || q.P > (1-Confidence)/float64(len(some)-i); chance {
 			d.Same++
-		} else {
-			d.Changes = append(d.Changes, c)
+			continue
+		}
+		q.A, q.B = q.estimate()
+		switch ratio := q.Ratio(); {
+		case math.Abs(ratio-1) < leastChange:
+			d.Same++
+		case ratio > 1 != q.grows(): // more often, but less, for example
+			d.TooLittle++
+		default:
+			d.Changes = append(d.Changes, q.Change)
 		}
 	}
 	slices.SortStableFunc(d.Changes, func(a, b snapshot.Change) int {
@@ -279,6 +308,46 @@ func Compare(a, b *Side) (snapshot.Diff, error) {
 func size(c snapshot.Change) float64 { return math.Abs(math.Log(c.Ratio())) }
 
 func isSomething(v float64) bool { return v != 0 }
+
+// quantity is one of a group's, in the blocks of both spans.
+type quantity struct {
+	snapshot.Change
+	was, is   *benchmath.Sample
+	inflation float64
+	least     float64 // that P can be, of the same values in any order
+}
+
+func newQuantity(c snapshot.Change, was, is []float64) quantity {
+	q := quantity{Change: c, inflation: inflation(was, is)} // of the order of blocks, which samples do not keep
+	q.was, q.is = sample(was), sample(is)
+	all := slices.Sorted(slices.Values(slices.Concat(was, is)))
+	split := func(at int) float64 { return q.chance(sample(all[:at]), sample(all[at:])) }
+	q.least = min(split(len(was)), split(len(is)))
+	return q
+}
+
+func sample(values []float64) *benchmath.Sample {
+	return benchmath.NewSample(values, &benchmath.DefaultThresholds)
+}
+
+// chance is how probable it is that values of one kind are at least as different as these.
+func (q *quantity) chance(was, is *benchmath.Sample) float64 {
+	return math.Erfc(math.Erfcinv(benchmath.AssumeNothing.Compare(was, is).P) / math.Sqrt(q.inflation))
+}
+
+// comparable are those of which a difference can be found among so many of them.
+func comparable(all []quantity) []quantity {
+	slices.SortStableFunc(all, func(a, b quantity) int { return cmp.Compare(a.least, b.least) })
+	n := len(all)
+	for most := 1; ; most++ {
+		for n > 0 && all[n-1].least > (1-Confidence)/float64(most) {
+			n--
+		}
+		if n <= most {
+			return all[:n]
+		}
+	}
+}
 
 func names(spans ...[]*block) []string {
 	found := map[string]bool{}
@@ -329,21 +398,29 @@ func quantile(h snapshot.Histogram, q float64) float64 {
 	return float64(h.Max)
 }
 
-// independent are values of which one says little of the next: pairs are taken as one until it does. None, if that does not help.
-func independent(values []float64) []float64 {
-	for {
-		if len(values) < fewestBlocks {
-			return nil
-		}
-		if autocorrelation(values) <= 2/math.Sqrt(float64(len(values))) { // what chance alone exceeds in 2 %
-			return values
-		}
-		var pairs []float64
-		for i := 0; i+1 < len(values); i += 2 {
-			pairs = append(pairs, (values[i]+values[i+1])/2)
-		}
-		values = pairs
+// inflation is at most how many times as large the variance of what is compared is as if no block followed the one before, with a confidence
+// of 95 %. It takes for granted that the blocks of one side do so as much as the other's, and that from one to the next but one less is left:
+// (1+r)/(1-r) is that of what decays evenly.
+func inflation(was, is []float64) float64 {
+	all := float64(len(was) + len(is))
+	follows := 1.645 / math.Sqrt(all) // by how much it may be more than is seen
+	for _, values := range [][]float64{was, is} {
+		n := float64(len(values))
+		follows += n / all * (autocorrelation(ranks(values)) + 1/n) / (1 - 4/n) // of few values, less is seen than there is (Marriott and Pope, 1954)
 	}
+	follows = min(max(follows, 0), 1)
+	return (1 + follows) / (1 - follows)
+}
+
+// ranks are the places of values among them all, in the middle of those of their like: bursts hide what follows what.
+func ranks(values []float64) (out []float64) {
+	sorted := slices.Sorted(slices.Values(values))
+	for _, v := range values {
+		first, _ := slices.BinarySearch(sorted, v)
+		next, _ := slices.BinarySearch(sorted, math.Nextafter(v, math.Inf(1)))
+		out = append(out, float64(first+next)/2)
+	}
+	return out
 }
 
 // autocorrelation is that of values with those after them.
@@ -358,13 +435,35 @@ func autocorrelation(values []float64) float64 {
 			lag += (v - mean) * (values[i-1] - mean)
 		}
 	}
-	if all <= 1e-18*mean*mean*float64(len(values)) { // what rounding leaves of values that are the same
+	if all == 0 {
 		return 0
 	}
 	return lag / all
 }
 
-func estimate(s *benchmath.Sample) snapshot.Estimate {
-	m := benchmath.AssumeNothing.Summary(s, 0.95)
-	return snapshot.Estimate{Median: m.Center, Low: m.Lo, High: m.Hi}
+// estimate is what the blocks of both spans tell of the quantity.
+func (q *quantity) estimate() (a, b snapshot.Estimate) {
+	a, b = q.summary(q.was, benchmath.AssumeNothing), q.summary(q.is, benchmath.AssumeNothing)
+	if a.Value == 0 || b.Value == 0 {
+		return q.summary(q.was, benchmath.AssumeNormal), q.summary(q.is, benchmath.AssumeNormal)
+	}
+	return a, b
+}
+
+// summary is the median or the mean of blocks, and between what it is as far as they tell.
+func (q *quantity) summary(s *benchmath.Sample, as benchmath.Assumption) snapshot.Estimate {
+	m := as.Summary(s, math.Erf(math.Erfinv(0.95)*math.Sqrt(q.inflation)))
+	first, last := s.Values[0], s.Values[len(s.Values)-1] // with few blocks, it can be infinity
+	return snapshot.Estimate{Value: m.Center, Low: max(m.Lo, first), High: min(m.Hi, last)}
+}
+
+// grows is whether more of B's blocks are above those of A than below: that is what was tested.
+func (q *quantity) grows() bool {
+	above := 0
+	for _, was := range q.was.Values {
+		for _, is := range q.is.Values {
+			above += cmp.Compare(is, was)
+		}
+	}
+	return above > 0
 }

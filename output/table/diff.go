@@ -38,7 +38,7 @@ func (t *Table) Diff(d snapshot.Diff) error {
 		facts = append(facts, fmt.Sprintf("none of them by chance, with a confidence of %g %%", 100*d.Confidence))
 	}
 	if d.TooLittle > 0 {
-		facts = append(facts, fmt.Sprintf("of %d more too little is known", d.TooLittle))
+		facts = append(facts, fmt.Sprintf("of %d more too little is known: longer spans tell more", d.TooLittle))
 	}
 	wrap(&b, t.width(), "differ:", commas(facts))
 	return t.write("what differs", &b)
@@ -65,14 +65,14 @@ func (t *Table) diffColumns(by snapshot.By) []column[snapshot.Change] {
 
 // estimate is a median, and how far off it may be.
 func estimate(e snapshot.Estimate, unit snapshot.Unit) string {
-	if e.Median == 0 {
+	if e.Value == 0 {
 		return "-"
 	}
-	off := math.Round(100 * max(e.High-e.Median, e.Median-e.Low) / e.Median)
+	off := math.Round(100 * max(e.High-e.Value, e.Value-e.Low) / e.Value)
 	if off > 999 {
-		return quantity(e.Median, unit) + " ±>9x"
+		return quantity(e.Value, unit) + " ±>9x"
 	}
-	return fmt.Sprintf("%s ±%.0f%%", quantity(e.Median, unit), off)
+	return fmt.Sprintf("%s ±%.0f%%", quantity(e.Value, unit), off)
 }
 
 func quantity(v float64, unit snapshot.Unit) string {
@@ -91,9 +91,9 @@ func quantity(v float64, unit snapshot.Unit) string {
 func change(c snapshot.Change) string {
 	ratio := c.Ratio()
 	switch {
-	case c.A.Median == 0:
+	case c.A.Value == 0:
 		return "new"
-	case c.B.Median == 0:
+	case c.B.Value == 0:
 		return "gone"
 	case ratio >= 1000:
 		return ">x1000"

@@ -21,8 +21,8 @@ func TestDiffFits(t *testing.T) {
 	d := sample.Diff()
 	for i := range d.Changes {
 		c := &d.Changes[i]
-		c.A = snapshot.Estimate{Median: 1.8e19, Low: 1, High: 1e300}
-		c.B = snapshot.Estimate{Median: 1e-300, Low: 0, High: 1}
+		c.A = snapshot.Estimate{Value: 1.8e19, Low: 1, High: 1e300}
+		c.B = snapshot.Estimate{Value: 1e-300, Low: 0, High: 1}
 	}
 	for _, by := range snapshot.Bys {
 		d.By = by

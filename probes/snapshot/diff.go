@@ -9,7 +9,7 @@ type Diff struct {
 	Confidence float64  // that all of Changes is more than chance
 	Changes    []Change // the largest first
 	Same       int      // quantities in which no difference was found, or one that is small
-	TooLittle  int      // of which too few values are known to say anything, or which drift all the time
+	TooLittle  int      // of which too little is known to find any difference, among so many
 }
 
 // Span is one of the two.
@@ -30,8 +30,8 @@ type Change struct {
 	P        float64 // that what is at least as different would be found by chance, were there no difference; of this quantity alone
 }
 
-// Ratio is B's median as a part of A's; infinity if there was none in A.
-func (c Change) Ratio() float64 { return c.B.Median / c.A.Median }
+// Ratio is B's value as a part of A's; infinity if there was none in A.
+func (c Change) Ratio() float64 { return c.B.Value / c.A.Value }
 
 // Unit is what a quantity is counted in.
 type Unit string
@@ -44,8 +44,9 @@ const (
 	Nanoseconds    Unit = "ns"
 )
 
-// Estimate is a median, and between what it is with a confidence of 95 %, if nothing more is known than the span's blocks.
-type Estimate struct{ Median, Low, High float64 }
+// Estimate is the median of a span's blocks, and between what it is with a confidence of 95 %, if nothing more is known than these; or, where
+// most blocks of either span have nothing, the mean: it is 0 if none has anything.
+type Estimate struct{ Value, Low, High float64 }
 
 // Top is the diff with at most n changes, all if n is 0, and how many that left out.
 func (d Diff) Top(n int) (Diff, int) {

@@ -19,7 +19,7 @@ type DiffReport struct {
 	Rows        []Change `json:"rows"`
 	OmittedRows int      `json:"omitted_rows"` // left out by the row limit
 	Same        int      `json:"same"`         // quantities that were compared and have no row
-	TooLittle   int      `json:"too_little"`   // of which too little is known to compare them
+	TooLittle   int      `json:"too_little"`   // of which too little is known to find any difference, among so many
 }
 
 // DiffSpan is one of the two.
@@ -31,8 +31,7 @@ type DiffSpan struct {
 	BlockSeconds float64 `json:"block_seconds"`
 }
 
-// Change is a quantity of a group that is another in b than in a: medians of the blocks, each in between its low and its high with a
-// confidence of 95 %. Rates are those of one machine.
+// Change is a quantity of a group that is another in b than in a. Rates are those of one machine.
 type Change struct {
 	Name     string   `json:"name"`
 	Quantity string   `json:"quantity"`
@@ -43,11 +42,11 @@ type Change struct {
 	P        float64  `json:"p"`     // of a difference that is chance, of this quantity alone
 }
 
-// Estimate is a median and its confidence interval.
+// Estimate is the median of the blocks, in between low and high with a confidence of 95 %; the mean, if most blocks of a or of b have nothing.
 type Estimate struct {
-	Median float64 `json:"median"`
-	Low    float64 `json:"low"`
-	High   float64 `json:"high"`
+	Value float64 `json:"value"`
+	Low   float64 `json:"low"`
+	High  float64 `json:"high"`
 }
 
 // Ratio is a number that can be infinite, which JSON does not have.
