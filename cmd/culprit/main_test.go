@@ -23,8 +23,6 @@ func TestMain(m *testing.M) {
 		os.Exit(talk(os.Args[1:]))
 	case hog:
 		os.Exit(hogCPU())
-	case waiter:
-		os.Exit(waitFor(os.Args[1]))
 	}
 	os.Exit(testMain(m))
 }
@@ -40,7 +38,7 @@ func testMain(m *testing.M) int {
 	if err := os.Chmod(bin, 0o755); err != nil {
 		panic(err)
 	}
-	for _, name := range []string{talker, hog, waiter} {
+	for _, name := range []string{talker, hog} {
 		if err := copyProgram("/proc/self/exe", name); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1

@@ -2,19 +2,16 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -107,10 +104,11 @@ func TestRun(t *testing.T) {
 	needRoot(t)
 	write(t)
 	const count = 200
-	waits := []string{"receive", "poll socket", "poll pipe", "epoll", "sleep"}
+	waiter := compile(t, "wait", waits, fmt.Sprint("-DWAITED=", waited.Nanoseconds()))
+	kinds := []string{"receive", "poll socket", "poll pipe", "epoll", "sleep"}
 	command := fmt.Sprintf("dd if=/dev/zero of=$DIR/f bs=1M count=64 status=none; sync; i=0; while [ $i -lt %d ]; do /bin/true; i=$((i+1)); done", count)
-	for _, what := range waits {
-		command += fmt.Sprintf("; %s '%s'", filepath.Join(bin, waiter), what)
+	for _, kind := range kinds {
+		command += fmt.Sprintf("; %s '%s'", waiter, kind)
 	}
 	r, _ := runs(t, nil, "sh", "-c", command)
 	if r.ExitStatus != 0 {
@@ -124,12 +122,12 @@ func TestRun(t *testing.T) {
 			t.Errorf("dd wrote %d bytes directly", row.WriteVia["direct"])
 		}
 	}
-	processes := 3 + count + len(waits)
+	processes := 3 + count + len(kinds)
 	if r.DirtyFiles != 0 || r.Running != 0 || r.Processes != processes {
 		t.Errorf("%d files dirty, %d processes, %d running, want %d", r.DirtyFiles, r.Processes, r.Running, processes)
 	}
 	for _, row := range r.Sched.Rows {
-		if !slices.Contains([]string{"sh", "dd", "sync", "true", waiter, "busybox", "culprit"}, row.Comm) { // the latter until it executes sh
+		if !slices.Contains([]string{"sh", "dd", "sync", "true", "wait", "busybox", "culprit"}, row.Comm) { // the latter until it executes sh
 			t.Errorf("%s is in the report", row.Comm)
 		}
 		if row.WaitNS != row.KernelWaitNS {
@@ -139,7 +137,7 @@ func TestRun(t *testing.T) {
 	if r.ns("disk") == 0 {
 		t.Error("no time blocked on disk")
 	}
-	if r.MemoryComm != waiter || r.Memory < 1<<20 { // the largest program of these
+	if r.MemoryComm != "wait" || r.Memory < 1<<20 { // the largest program of these
 		t.Errorf("%d KiB in %q", r.Memory>>10, r.MemoryComm)
 	}
 	r.spends(t, "network", 2*waited)
@@ -262,92 +260,62 @@ func TestRunCannotReport(t *testing.T) {
 	}
 }
 
-// waiter is the name by which the tests run themselves to wait for something.
-const waiter = "wait"
-
-// waited is for how long.
+// waits is a program that waits for one thing, and for nothing else, as programs in Go cannot: idle threads of theirs wait for events.
+// It has 8 MiB of memory.
 const waited = 300 * time.Millisecond
-
-// What it may do instead: have so many bytes of memory, and execute another program.
-const (
-	growing = "grow"
-	grown   = 200 << 20
-)
-
-// waitFor is its exit status. Signals of Go's own can cut a wait short, so that it is begun anew.
-func waitFor(what string) int {
-	if what == growing {
-		memory := make([]byte, grown)
-		for i := range memory {
-			memory[i] = 1
-		}
-		if err := unix.Exec("/bin/true", []string{"true"}, nil); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-	}
-	// While there are timers, of whatever package, a thread of Go's own waits for them by epoll as soon as it gets hold of a processor of
-	// Go's: the only one stays with this thread, whose system calls are raw, once the thread that waits already has been woken.
-	runtime.GOMAXPROCS(1)
-	time.Sleep(time.Millisecond)
-	for end := time.Now().Add(waited); time.Now().Before(end); {
-		if err := waitOnce(what, time.Until(end)); err != nil && !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.EAGAIN) {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-	}
-	return 0
+const waits = `
+#include <poll.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+static char memory[8 << 20];
+int main(int n, char **v)
+{
+	struct timespec span = { 0, WAITED };
+	struct timeval timeout = { 0, WAITED / 1000 };
+	struct epoll_event event;
+	int s = socket(AF_INET, SOCK_DGRAM, 0), ends[2];
+	memset(memory, 1, sizeof memory);
+	if (n != 2 || s < 0 || pipe(ends)) return 1;
+	struct pollfd files[] = { { ends[0], POLLIN }, { s, POLLIN } };
+	if (!strcmp(v[1], "receive"))
+		return setsockopt(s, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout) || recv(s, memory, 1, 0) != -1;
+	if (!strcmp(v[1], "poll socket"))
+		return ppoll(files, 2, &span, NULL);
+	if (!strcmp(v[1], "poll pipe"))
+		return poll(files, 1, WAITED / 1000000);
+	if (!strcmp(v[1], "epoll"))
+		return epoll_wait(epoll_create1(0), &event, 1, WAITED / 1000000);
+	return strcmp(v[1], "sleep") || nanosleep(&span, NULL);
 }
+`
 
-func waitOnce(what string, most time.Duration) error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
-		return err
-	}
-	var pipe [2]int
-	if err := unix.Pipe(pipe[:]); err != nil {
-		return err
-	}
-	span := unix.NsecToTimespec(most.Nanoseconds())
-	switch what {
-	case "receive":
-		timeout := unix.NsecToTimeval(most.Nanoseconds())
-		if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout); err != nil {
-			return err
-		}
-		return raw(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(new(byte))), 1)
-	case "poll socket":
-		fds := [2]unix.PollFd{{Fd: int32(pipe[0]), Events: unix.POLLIN}, {Fd: int32(fd), Events: unix.POLLIN}}
-		return raw(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&fds)), 2, uintptr(unsafe.Pointer(&span)))
-	case "poll pipe":
-		fds := [1]unix.PollFd{{Fd: int32(pipe[0]), Events: unix.POLLIN}}
-		return raw(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&fds)), 1, uintptr(unsafe.Pointer(&span)))
-	case "epoll":
-		epoll, err := unix.EpollCreate1(0)
-		if err != nil {
-			return err
-		}
-		return raw(unix.SYS_EPOLL_PWAIT, uintptr(epoll), uintptr(unsafe.Pointer(new(unix.EpollEvent))), 1, uintptr(most/time.Millisecond)+1)
-	case "sleep":
-		return raw(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&span)))
-	}
-	return fmt.Errorf("there is no wait called %q", what)
+// grows is a program that has so many bytes of memory, and executes another one.
+const grown = 200 << 20
+const grows = `
+#include <string.h>
+#include <unistd.h>
+static char memory[GROWN];
+int main(void)
+{
+	memset(memory, 1, sizeof memory);
+	return execl("/bin/true", "true", (char *)0);
 }
+`
 
-// raw makes a system call of which Go knows nothing.
-//
-//go:uintptrescapes
-func raw(call uintptr, arguments ...uintptr) error {
-	var a [6]uintptr
-	copy(a[:], arguments)
-	if _, _, errno := unix.RawSyscall6(call, a[0], a[1], a[2], a[3], a[4], a[5]); errno != 0 {
-		return errno
+// compile makes a program of C, which has some numbers by name.
+func compile(t *testing.T, name, source string, numbers ...string) (path string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), name)
+	cmd := exec.Command("gcc", append([]string{"-static", "-D_GNU_SOURCE", "-O1", "-Wall", "-Werror", "-x", "c", "-o", path, "-"}, numbers...)...)
+	cmd.Stdin = strings.NewReader(source)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %v\n%s", cmd, err, out)
 	}
-	return nil
+	return path
 }
 
 // Locks are told by programs whose threads do not wait for each other.
@@ -430,7 +398,7 @@ func TestRunMemory(t *testing.T) {
 		t.Errorf("%d MiB in %q, want %d in dd", r.Memory>>20, r.MemoryComm, mib)
 	}
 	// One that has executed another program since, whose name it has then.
-	r, _ = runs(t, nil, filepath.Join(bin, waiter), growing)
+	r, _ = runs(t, nil, compile(t, "grow", grows, fmt.Sprint("-DGROWN=", grown)))
 	if r.MemoryComm != "true" || r.Memory < grown {
 		t.Errorf("%d MiB in %q, want %d in true", r.Memory>>20, r.MemoryComm, grown>>20)
 	}
