@@ -49,7 +49,11 @@ func (p *Probe) dropGroups() error {
 			used[group] = true
 		}
 	}
-	for i := range p.threads.Len() {
+	end, err := p.threadsEnd()
+	if err != nil {
+		return err
+	}
+	for i := range end {
 		for _, c := range p.threads.Get(i).Culprit {
 			used[c.Group] = true
 		}

@@ -42,16 +42,16 @@ func (p *Probe) read() (*reading, error) {
 	if err := p.list(); err != nil {
 		return nil, err
 	}
-	pool, err := bpfmap.Variable[bpfPool](p.objects.Variables["thread_pool"])
+	end, err := p.threadsEnd()
 	if err != nil {
-		return nil, fmt.Errorf("reading the thread pool: %w", err)
+		return nil, err
 	}
 	r.at = time.Now()
 	now, err := p.clock()
 	if err != nil {
 		return nil, err
 	}
-	r.threads = make([]bpfThread, min(pool.Next, p.options.Threads))
+	r.threads = make([]bpfThread, end)
 	r.wall = make([]wall, len(r.threads))
 	for i := 1; i < len(r.threads); i++ {
 		t := p.thread(uint32(i))
@@ -73,6 +73,15 @@ func (p *Probe) read() (*reading, error) {
 	}
 	r.softirqs = p.readSoftirqs()
 	return r, nil
+}
+
+// threadsEnd is after the last slot that a thread ever had: what is behind it need not be mapped.
+func (p *Probe) threadsEnd() (uint32, error) {
+	pool, err := bpfmap.Variable[bpfPool](p.objects.Variables["thread_pool"])
+	if err != nil {
+		return 0, fmt.Errorf("reading the thread pool: %w", err)
+	}
+	return min(pool.Next, p.options.Threads), nil
 }
 
 func (p *Probe) latency(o uint32) latency {

@@ -3,7 +3,6 @@ package sched
 import (
 	"fmt"
 
-	"culprit/probes/bpfmap"
 	"culprit/probes/snapshot"
 )
 
@@ -32,11 +31,11 @@ func (p *Probe) Sweep(number uint32, whole bool) error {
 			return err
 		}
 	}
-	pool, err := bpfmap.Variable[bpfPool](p.objects.Variables["thread_pool"])
+	end, err := p.threadsEnd()
 	if err != nil {
-		return fmt.Errorf("reading the thread pool: %w", err)
+		return err
 	}
-	for i := uint32(1); i < min(pool.Next, p.options.Threads); i++ {
+	for i := uint32(1); i < end; i++ {
 		t := p.threads.Get(i)
 		if t.Tid == 0 {
 			continue
