@@ -216,9 +216,10 @@ func (f *reportFlags) run(stdout, stderr io.Writer) error {
 	if len(all) == 0 {
 		return errors.New("nothing was recorded in that span")
 	}
-	steps := map[int64]*recording.Snapshot{}
+	steps, hosts := map[int64]*recording.Snapshot{}, map[int64][]string{}
 	for _, host := range slices.Sorted(maps.Keys(all)) {
 		for at, s := range all[host] {
+			hosts[at] = append(hosts[at], host)
 			if steps[at] == nil {
 				steps[at] = s
 			} else {
@@ -236,6 +237,7 @@ func (f *reportFlags) run(stdout, stderr io.Writer) error {
 	printIO, printSched, printTCP := disks.printer(out), cpus.printer(out), network.printer(out)
 	for _, at := range slices.Sorted(maps.Keys(steps)) {
 		s := steps[at]
+		s.IO.Hosts, s.Sched.Hosts, s.TCP.Hosts = hosts[at], hosts[at], hosts[at]
 		err := errors.Join(printIO(disks.shape(s.IO)), printSched(cpus.shape(s.Sched)), printTCP(network.shape(s.TCP)))
 		if err != nil {
 			return err

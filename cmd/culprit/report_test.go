@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"os/exec"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -41,11 +43,11 @@ func TestReportHosts(t *testing.T) {
 	for _, after := range []time.Duration{0, 2 * time.Hour} {
 		recordHost(t, dir, "web1", begin.Add(after), 1<<20)
 		recordHost(t, dir, "web2", begin.Add(after), 1<<20<<(after/time.Hour)) // later four times as much
-		recordHost(t, dir, "web3", begin.Add(after), 7<<20)
 	}
+	recordHost(t, dir, "web3", begin, 7<<20)
 	report := func(flags ...string) []byte {
 		t.Helper()
-		out, err := exec.Command(program(), append([]string{"report", "--json", "--dir", dir}, flags...)...).Output()
+		out, err := exec.Command(program(), append([]string{"report", "--dir", dir}, flags...)...).Output()
 		if err != nil {
 			t.Fatalf("%v: %s", err, err.(*exec.ExitError).Stderr)
 		}
@@ -53,7 +55,7 @@ func TestReportHosts(t *testing.T) {
 	}
 	reads := func(flags ...string) uint64 {
 		t.Helper()
-		line, _, _ := bytes.Cut(report(append(flags, "--until", "2026-11-20T11:00:00Z")...), []byte("\n"))
+		line, _, _ := bytes.Cut(report(append(flags, "--json", "--until", "2026-11-20T11:00:00Z")...), []byte("\n"))
 		var r struct {
 			Rows []struct {
 				Bytes uint64 `json:"read_bytes"`
@@ -71,8 +73,18 @@ func TestReportHosts(t *testing.T) {
 	if all, two := reads(), reads("--host", "web2,web1"); two != 2*one || all != 3*one+40*6<<20 {
 		t.Errorf("one has read %d, two %d, all %d", one, two, all)
 	}
+	if got := report("--json", "--host", "web3,web1"); bytes.Count(got, []byte(`"hosts":["web1","web3"]`)) != 3 {
+		t.Errorf("not each report is of two hosts: %s", got)
+	}
+	told := regexp.MustCompile("(?m)^of .*$").FindAllString(string(report("--step", "1h")), -1)
+	if want := []string{"of 3 hosts: web1, web2, web3", "of 2 hosts: web1, web2"}; !slices.Equal(told, want) {
+		t.Errorf("it is told %q, want %q", told, want)
+	}
+	if got := report("--host", "web1"); bytes.Contains(got, []byte("of 1 host")) {
+		t.Errorf("of one host it is told that it is one:\n%s", got)
+	}
 	for host, want := range map[string]string{"web1": `"rows":[]`, "web2": `"name":"nginx.service"`} {
-		got := report("--diff", "--host", host, "2026-11-20T10:00:00Z..2026-11-20T11:00:00Z", "2026-11-20T12:00:00Z..2026-11-20T13:00:00Z")
+		got := report("--json", "--diff", "--host", host, "2026-11-20T10:00:00Z..2026-11-20T11:00:00Z", "2026-11-20T12:00:00Z..2026-11-20T13:00:00Z")
 		if !strings.Contains(string(got), want) {
 			t.Errorf("of %s there is no %s in %s", host, want, got)
 		}
