@@ -299,6 +299,19 @@ func TestQueries(t *testing.T) {
 	for title := range want {
 		t.Errorf("there is no query called %q", title)
 	}
+	// What is of other days and hosts is not opened, but the first for its columns.
+	others, err := filepath.Glob(filepath.Join(dir, "date=2026-11-21", "host=*", "io-*"))
+	if err != nil || len(others) < 2 {
+		t.Fatal(others, err)
+	}
+	for _, path := range others[1:] {
+		if err := os.WriteFile(path, []byte("no table"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := duckdb.Query(t, before+"select count(*) > 0 from culprit('io') where date = '2026-11-22' and host = 'db1'"); got[0][0] != "true" {
+		t.Errorf("there is nothing of a day and a host: %v", got)
+	}
 	if !t.Failed() {
 		golden.Check(t, filepath.Join("..", "..", "deploy", "QUERIES.md"), []byte(strings.Join(parts, fence)))
 	}
