@@ -24,7 +24,8 @@ func recordHost(t *testing.T, dir, host string, begin time.Time, bytes uint64) {
 	for n := range uint64(40) {
 		start := begin.Add(time.Duration(n) * 10 * time.Second)
 		end := start.Add(10 * time.Second)
-		row := snapshot.IORow{Process: snapshot.Process{App: "nginx.service"}, Device: "sda", Reads: 100, ReadVia: snapshot.ReadVia{File: bytes + n*2654435761%97*1000}}
+		noise := 1000 * (n * 2654435761 % 97) // which does not follow itself
+		row := snapshot.IORow{Process: snapshot.Process{App: "nginx.service"}, Device: "sda", Reads: 100, ReadVia: snapshot.ReadVia{File: bytes + noise}}
 		s := recording.Snapshot{IO: snapshot.IO{Start: start, End: end, Rows: []snapshot.IORow{row}},
 			Sched: snapshot.Sched{Start: start, End: end}, TCP: snapshot.TCP{Start: start, End: end}}
 		if err := w.Write(s); err != nil {
