@@ -4,9 +4,10 @@
 VERSION = $$(git describe --tags --always --dirty 2>/dev/null || echo development)
 GO_BUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)"
 PREFIX = /usr/local
-# Of a package: that of the last release, or the commit's date, which sorts before the first.
+# Of a package: that of the last release, and how many commits ago it was; or the commit's date, which sorts before the first. "~" sorts
+# before the end, and "+" after it: v1.2.0-rc1 is 1.2.0~rc1, and 5 commits later it is 1.2.0~rc1+5.gHASH.
 PACKAGE_VERSION = $$({ git describe --tags --match 'v[0-9]*' 2>/dev/null || TZ=UTC git show -s --date=format-local:%Y%m%d%H%M%S --format=v0~%cd.%h || \
-	echo v0~development; } | sed 's/^v//; s/-/+/; s/-/./g')
+	echo v0~development; } | sed 's/^v//; s/-\([0-9]*\)-\(g[0-9a-f]*\)$$/+\1.\2/; s/-/~/; s/-/./g')
 PACKAGE_ARCH = $$(go env GOARCH)
 
 help:            ## this list

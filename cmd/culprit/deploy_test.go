@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"crypto/x509"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -355,6 +356,63 @@ func TestDeployedContainer(t *testing.T) {
 	records(t, exec.Command(line[0], append(line[1:], "--duration", "3s")...), recording)
 	if parts, _ := filepath.Glob(filepath.Join(recording, "date=*", "host=node-7", "*.parquet")); len(parts) == 0 {
 		t.Error("nothing was recorded as of the node")
+	}
+}
+
+// The program knows whom to trust where the system does not say: in its image there is nothing but it.
+func TestDeployedCertificates(t *testing.T) {
+	const alone = "CULPRIT_TEST_WITHOUT_CERTIFICATES"
+	if os.Getenv(alone) == "" {
+		cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$") // certificates are looked for once in a process
+		nowhere := filepath.Join(t.TempDir(), "nowhere")
+		cmd.Env = append(os.Environ(), alone+"=1", "SSL_CERT_FILE="+nowhere, "SSL_CERT_DIR="+nowhere)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+		return
+	}
+	if known, err := x509.SystemCertPool(); err != nil || known.Equal(x509.NewCertPool()) {
+		t.Errorf("nobody is trusted: %v", err)
+	}
+}
+
+// Packages of what was made later are newer ones, by the rules of both kinds.
+func TestDeployedVersions(t *testing.T) {
+	repository := t.TempDir()
+	makefile, err := filepath.Abs(filepath.Join(top, "Makefile"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	run := func(name string, args ...string) string {
+		t.Helper()
+		cmd := exec.Command(name, args...)
+		cmd.Dir = repository
+		cmd.Env = append(os.Environ(), "MAKEFLAGS=", "GIT_CONFIG_GLOBAL=/dev/null",
+			"GIT_AUTHOR_NAME=a", "GIT_AUTHOR_EMAIL=a", "GIT_COMMITTER_NAME=a", "GIT_COMMITTER_EMAIL=a")
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", cmd, err, out)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	run("git", "init", "-q")
+	before := ""
+	for _, tag := range []string{"", "v1.2.0-rc1", "", "v1.2.0-rc2", "v1.2.0-rc10", "v1.2.0", "", "v1.2.1-rc1", "v1.10.0"} {
+		run("git", "commit", "-q", "--allow-empty", "-m", "more")
+		if tag != "" {
+			run("git", "tag", "-a", "-m", tag, tag)
+		}
+		version := run("make", "-s", "-f", makefile, "--eval", `version:; @echo "$(PACKAGE_VERSION)"`, "version")
+		if before != "" {
+			run("dpkg", "--compare-versions", before, "lt", version)
+			if order := run("rpm", "--eval", `%{lua:print(rpm.vercmp("`+before+`", "`+version+`"))}`); order != "-1" {
+				t.Errorf("of %s and %s rpm says %s", before, version, order)
+			}
+		}
+		if want := strings.Replace(strings.TrimPrefix(tag, "v"), "-", "~", 1); tag != "" && version != want {
+			t.Errorf("the version of %s is %s, want %s", tag, version, want)
+		}
+		before = version
 	}
 }
 

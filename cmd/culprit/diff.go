@@ -96,7 +96,7 @@ func (f *reportFlags) split(given string) (dir, since, until string) {
 // readSide reads one of the two: sums of hours are intervals like others, where they are short beside what was recorded.
 func (f *reportFlags) readSide(s diffSide, stderr io.Writer) (*compare.Side, error) {
 	var first, last time.Time
-	query := recording.Query{Since: s.from, Until: s.to, Merged: func(_, _ time.Time) bool { return true }, Apps: f.apps}
+	query := recording.Query{Since: s.from, Until: s.to, Merged: func(_, _ time.Time) bool { return true }, Apps: f.apps, Hosts: f.hosts}
 	_, err := recording.Read(s.dir, query, func(r recording.Interval) error {
 		if first.IsZero() || r.IO.Start.Before(first) {
 			first = r.IO.Start

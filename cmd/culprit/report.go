@@ -19,6 +19,7 @@ import (
 type reportFlags struct {
 	watchFlags
 	dir          string
+	hosts        []string
 	since, until string
 	last         time.Duration
 	step         time.Duration
@@ -33,10 +34,11 @@ func newReport() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "report [--diff A B]",
 		Short: "What a recording says of any span of time",
-		Long: `Reads what culprit record has kept, of one machine or of many that share a directory:
-who used the disks, who waited for a CPU and because of whom, whose TCP connections
-stalled and why, and whether the books balance; from --since until --until, or in the
---last hours. With --step, one such report for each step.
+		Long: `Reads what culprit record has kept, of one machine or of many that share a directory, which
+are added up, or only of those that --host names: who used the disks, who waited for a CPU
+and because of whom, whose TCP connections stalled and why, and whether the books balance;
+from --since until --until, or in the --last hours. With --step, one such report for each
+step.
 
 Times are as in 2026-11-22, "2026-11-22 15:04", 15:04 (of today), or 2026-11-22T15:04:05Z,
 or how long ago: 90m, -36h. Culprits of waits are applications, however rows are grouped.
@@ -48,6 +50,7 @@ listed differs by chance alone; nor is what differs by less than 5 %.`,
 		Example: `  culprit report --last 1h
   culprit report --since 03:00 --until 04:00 --step 5m --app postgres
   culprit report --last 720h --by user -n 5
+  culprit report --dir fleet --host db1,db2 --last 24h
   culprit report --last 24h --step 1h --json | jq -c '[.start, .rows[0].app]'
   culprit report --diff 26h..24h 2h..      yesterday's two hours and the last two
   culprit report --diff before after       two recordings, of two kernels, for example`,
@@ -70,6 +73,7 @@ listed differs by chance alone; nor is what differs by less than 5 %.`,
 	flags := cmd.Flags()
 	flags.SortFlags = false
 	flags.StringVar(&f.dir, "dir", defaultDir, "read the recording in `DIR`")
+	flags.StringSliceVar(&f.hosts, "host", nil, "only what was recorded on the hosts `HOST,…` (default: all, added up)")
 	flags.StringVar(&f.since, "since", "", "from this `TIME` on (default: all)")
 	flags.StringVar(&f.until, "until", "", "until this `TIME` (default: now)")
 	flags.DurationVar(&f.last, "last", 0, "short for --since: this `TIME` before --until")
@@ -202,7 +206,8 @@ var errNothingRecorded = errors.New("nothing was recorded in that span")
 
 func (f *reportFlags) run(stdout, stderr io.Writer) error {
 	all := spans{}
-	damage, err := recording.Read(f.dir, recording.Query{Since: f.from, Until: f.to, Merged: f.merged(), Apps: f.apps}, func(i recording.Interval) error {
+	query := recording.Query{Since: f.from, Until: f.to, Merged: f.merged(), Apps: f.apps, Hosts: f.hosts}
+	damage, err := recording.Read(f.dir, query, func(i recording.Interval) error {
 		f.add(all, i)
 		return nil
 	})
@@ -213,9 +218,10 @@ func (f *reportFlags) run(stdout, stderr io.Writer) error {
 	if len(all) == 0 {
 		return errNothingRecorded
 	}
-	steps := map[int64]*recording.Snapshot{}
+	steps, hosts := map[int64]*recording.Snapshot{}, map[int64][]string{}
 	for _, host := range slices.Sorted(maps.Keys(all)) {
 		for at, s := range all[host] {
+			hosts[at] = append(hosts[at], host)
 			if steps[at] == nil {
 				steps[at] = s
 			} else {
@@ -233,6 +239,7 @@ func (f *reportFlags) run(stdout, stderr io.Writer) error {
 	printIO, printSched, printTCP := disks.printer(out), cpus.printer(out), network.printer(out)
 	for _, at := range slices.Sorted(maps.Keys(steps)) {
 		s := steps[at]
+		s.IO.Hosts, s.Sched.Hosts, s.TCP.Hosts = hosts[at], hosts[at], hosts[at]
 		err := errors.Join(printIO(disks.shape(s.IO)), printSched(cpus.shape(s.Sched)), printTCP(network.shape(s.TCP)))
 		if err != nil {
 			return err

@@ -25,6 +25,7 @@ type Query struct {
 	// Merged says whether what ends from a first to a last time can come as one, as it then does if there is a sum of it; nil: nothing can.
 	Merged func(first, last time.Time) bool
 	Apps   []string // rows of others may be left out; none: all are wanted
+	Hosts  []string // of others nothing is opened; none: all are wanted
 }
 
 // Read calls each for the intervals of a recording, host by host and in the order of their files. It tells of what was damaged. An error
@@ -36,6 +37,9 @@ func Read(dir string, q Query, each func(Interval) error) (damage []Damage, err 
 	}
 	if len(hosts) == 0 {
 		return nil, fmt.Errorf("reading %s: there is no recording: give a directory that culprit record has written to", dir)
+	}
+	if hosts, err = chosen(hosts, q.Hosts); err != nil {
+		return nil, fmt.Errorf("reading %s: %w", dir, err)
 	}
 	for _, host := range hosts {
 		hours, err := filesOf(dir, host)
@@ -117,6 +121,22 @@ func hostsOf(dir string) ([]string, error) {
 	}
 	slices.Sort(hosts)
 	return slices.Compact(hosts), nil
+}
+
+// chosen are those of the hosts, as they are in paths, that are wanted, or all if none are. What is not there is an error.
+func chosen(hosts, wanted []string) (out []string, err error) {
+	if len(wanted) == 0 {
+		return hosts, nil
+	}
+	for _, name := range wanted {
+		if host := escape(name); slices.Contains(hosts, host) {
+			out = append(out, host)
+			continue
+		}
+		return nil, fmt.Errorf("there is no host %q: there are %s", name, strings.Join(each(hosts, unescape), ", "))
+	}
+	slices.Sort(out)
+	return slices.Compact(out), nil
 }
 
 // read calls each for the intervals of an hour, with the rows of applications, and maybe of others.

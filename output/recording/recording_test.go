@@ -408,6 +408,49 @@ func TestApplications(t *testing.T) {
 	}
 }
 
+// Of the hosts that are not asked about, nothing is read: what is damaged there is not noticed.
+func TestHosts(t *testing.T) {
+	dir := t.TempDir()
+	for n, host := range []string{"db1", "db2", "web 1"} {
+		w := open(t, dir, func(o *Options) { o.Host = host })
+		record(t, w, at(n))
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tables, err := filepath.Glob(filepath.Join(dir, "date=*", "host=db2", "*.parquet"))
+	if err != nil || len(tables) == 0 {
+		t.Fatal(tables, err)
+	}
+	for _, path := range tables {
+		if err := os.WriteFile(path, []byte("no table"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []struct {
+		asked, want []string
+		damage      int
+	}{
+		{nil, []string{"db1", "web 1"}, 1},
+		{[]string{"db1"}, []string{"db1"}, 0},
+		{[]string{"web 1", "db1", "web 1"}, []string{"db1", "web 1"}, 0},
+		{[]string{"db2"}, nil, 1},
+	} {
+		var got []string
+		damage, err := Read(dir, Query{Until: begin.AddDate(1, 0, 0), Hosts: c.asked}, func(i Interval) error {
+			got = append(got, i.Host)
+			return nil
+		})
+		if err != nil || !slices.Equal(got, c.want) || len(damage) != c.damage {
+			t.Errorf("of %q there are %q, damaged are %v; %v", c.asked, got, damage, err)
+		}
+	}
+	_, err = Read(dir, Query{Until: begin.AddDate(1, 0, 0), Hosts: []string{"db1", "db3"}}, func(Interval) error { return errors.New("it is read") })
+	if want := `there is no host "db3": there are db1, db2, web 1`; err == nil || !strings.HasSuffix(err.Error(), want) {
+		t.Errorf("of a host that is not there: %v", err)
+	}
+}
+
 // What was set back within an hour is found by when it was.
 func TestClockSetBackWithinAnHour(t *testing.T) {
 	dir := t.TempDir()

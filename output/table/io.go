@@ -31,7 +31,7 @@ func (t *Table) IO(s snapshot.IO) error {
 	all := s
 	s, omitted := rows.Top(s, t.Top)
 	var b bytes.Buffer
-	t.begin(&b, s.Start, s.End)
+	t.begin(&b, s.Start, s.End, s.Hosts)
 	columns, throttled := t.ioColumns(s.By)
 	lines := rows.Lines(s.Rows, s.By)
 	if len(lines) > 0 {

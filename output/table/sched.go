@@ -24,7 +24,7 @@ func (t *Table) Sched(s snapshot.Sched) error {
 	s.Rows = slices.DeleteFunc(slices.Clone(s.Rows), idle)
 	s, omitted := rows.TopSched(s, t.Top)
 	var b bytes.Buffer
-	t.begin(&b, s.Start, s.End)
+	t.begin(&b, s.Start, s.End, s.Hosts)
 	if len(s.Rows) > 0 {
 		grid(&b, t.schedColumns(s.By), s.Rows)
 	} else {

@@ -33,6 +33,7 @@ type Table struct {
 	Timestamps bool // precede each interval by a line with its time and length
 
 	written bool
+	hosts   []string // that were told of last
 }
 
 func (t *Table) width() int { return max(t.Width, minWidth) }
@@ -54,11 +55,16 @@ func (t *Table) write(what string, part *bytes.Buffer) error {
 	return nil
 }
 
-// begin says which interval a report is of.
-func (t *Table) begin(b *bytes.Buffer, start, end time.Time) {
+// begin says which interval a report is of, and of which machines, if of several, where that was not the same before.
+func (t *Table) begin(b *bytes.Buffer, start, end time.Time, hosts []string) {
 	if t.Timestamps {
 		fmt.Fprintf(b, "%s  %s\n", start.Format("2006-01-02 15:04:05.000000 -07:00"), length(start, end))
 	}
+	if max(len(hosts), len(t.hosts)) > 1 && !slices.Equal(hosts, t.hosts) {
+		said := fmt.Sprintf("of %s: %s", plural(uint64(len(hosts)), "host"), strings.Join(hosts, ", "))
+		fmt.Fprintln(b, text.CutRight(text.Escape(said), t.width()))
+	}
+	t.hosts = hosts
 }
 
 // length is that of an interval.

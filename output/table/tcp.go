@@ -24,7 +24,7 @@ func (t *Table) TCP(s snapshot.TCP) error {
 	s.Rows = slices.DeleteFunc(slices.Clone(s.Rows), unconnected)
 	s, omitted := rows.TopTCP(s, t.Top)
 	var b bytes.Buffer
-	t.begin(&b, s.Start, s.End)
+	t.begin(&b, s.Start, s.End, s.Hosts)
 	if len(s.Rows) > 0 {
 		grid(&b, t.tcpColumns(s.By), s.Rows)
 	} else {

@@ -11,6 +11,7 @@ import (
 type IO struct {
 	Start, End time.Time
 	By         By
+	Hosts      []string   // of a recording: the machines that it adds up
 	Rows       []IORow    // one per process × device from the probe, per group × device after Group
 	Devices    []IODevice // the audit: every device that did anything
 	Loss       []Loss     // every counter, zero or not, in a fixed order

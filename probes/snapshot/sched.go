@@ -21,6 +21,7 @@ const (
 type Sched struct {
 	Start, End time.Time
 	By         By
+	Hosts      []string      // of a recording: the machines that it adds up
 	Rows       []SchedRow    // one per process from the probe, per group after Group
 	Threads    []SchedThread // when asked for
 	Worst      []SchedWait   // the longest waits of each group that has any, longest first

@@ -41,6 +41,7 @@ const Kernel = "[kernel]"
 type TCP struct {
 	Start, End  time.Time
 	By          By
+	Hosts       []string        // of a recording: the machines that it adds up
 	MinStall    uint64          // ns; shorter stalls are not counted
 	Rows        []TCPRow        // one per process from the probe, per group after Group
 	Connections []TCPConnection // when asked for: all that lived in the interval, most bytes first

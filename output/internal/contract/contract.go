@@ -17,10 +17,11 @@ import (
 
 // Interval is the span that a report is about, and what its rows stand for.
 type Interval struct {
-	Start   string  `json:"start"`
-	End     string  `json:"end"`
-	Seconds float64 `json:"seconds"`
-	By      string  `json:"by"`
+	Start   string   `json:"start"`
+	End     string   `json:"end"`
+	Seconds float64  `json:"seconds"`
+	By      string   `json:"by"`
+	Hosts   []string `json:"hosts,omitempty"` // of a recording: the machines that it adds up
 }
 
 // Identity is an owner or a group: a field in which a group's members differ
@@ -99,6 +100,11 @@ func stamp(t time.Time) string {
 
 func interval(start, end time.Time, by snapshot.By) Interval {
 	return Interval{Start: stamp(start), End: stamp(end), Seconds: end.Sub(start).Seconds(), By: string(by)}
+}
+
+func (i Interval) of(hosts []string) Interval {
+	i.Hosts = hosts
+	return i
 }
 
 func identity(p snapshot.Process) Identity {

@@ -111,7 +111,7 @@ type IORequest struct {
 func IO(s snapshot.IO, omitted int) IOReport {
 	return IOReport{
 		Schema:      IOSchema,
-		Interval:    interval(s.Start, s.End, s.By),
+		Interval:    interval(s.Start, s.End, s.By).of(s.Hosts),
 		Rows:        each(s.Rows, ioRow),
 		OmittedRows: omitted,
 		Devices:     each(s.Devices, ioDevice),

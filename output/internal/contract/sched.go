@@ -90,7 +90,7 @@ func Sched(s snapshot.Sched, omitted int) SchedReport {
 	row := func(r snapshot.SchedRow) SchedRow { return schedRow(r, s.By) }
 	return SchedReport{
 		Schema:      SchedSchema,
-		Interval:    interval(s.Start, s.End, s.By),
+		Interval:    interval(s.Start, s.End, s.By).of(s.Hosts),
 		Rows:        each(s.Rows, row),
 		OmittedRows: omitted,
 		Threads: each(s.Threads, func(t snapshot.SchedThread) SchedThread {

@@ -128,7 +128,7 @@ type TCPAudit struct {
 func TCP(s snapshot.TCP, omitted int) TCPReport {
 	return TCPReport{
 		Schema:      TCPSchema,
-		Interval:    interval(s.Start, s.End, s.By),
+		Interval:    interval(s.Start, s.End, s.By).of(s.Hosts),
 		MinStallNS:  s.MinStall,
 		Rows:        each(s.Rows, tcpRow),
 		OmittedRows: omitted,
