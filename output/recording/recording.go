@@ -30,6 +30,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -199,6 +200,8 @@ func syncDirs(dirs ...string) error {
 
 // seal makes tables of the journal at work, and of those of which that was not possible before. Those stay, and what is in them does, too.
 func (w *Writer) seal() error {
+	// It makes some 50 MiB of garbage and buffers in a second or two of an hour: there are not to be as many again before any is collected.
+	defer debug.SetGCPercent(debug.SetGCPercent(25))
 	if w.journal != nil {
 		w.journal.close() // each frame is on the disk already
 		w.journal = nil

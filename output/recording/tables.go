@@ -96,7 +96,7 @@ func tableOf[T any](name string, of func(*rows) *[]T, end func(*T) *int64, order
 			if err != nil {
 				return nil, fmt.Errorf("making %s: %w", path, err)
 			}
-			rows := parquet.NewGenericWriter[T](file, parquet.Compression(compression),
+			rows := parquet.NewGenericWriter[T](file, parquet.Compression(compression), parquet.PageBufferSize(pageSize),
 				parquet.DefaultEncodingFor(parquet.Int64, &parquet.DeltaBinaryPacked),
 				parquet.DefaultEncodingFor(parquet.Int32, &parquet.DeltaBinaryPacked))
 			return &parquetFile[T]{file: file, rows: rows, of: of, order: order}, nil
@@ -331,8 +331,12 @@ type parquetFile[T any] struct {
 	part  []T
 }
 
-// partRows is how many rows are sorted at a time, and written as a row group: what sealing needs memory for.
-const partRows = 16384
+// What sealing needs memory for: so many rows are sorted at a time, and written as a row group, and so many bytes of each column are kept
+// until they are compressed.
+const (
+	partRows = 16384
+	pageSize = 128 << 10
+)
 
 func (f *parquetFile[T]) write(r *rows) error {
 	f.part = append(f.part, *f.of(r)...)
