@@ -979,7 +979,7 @@ static __always_inline void seen(__u32 owner, __u32 sweep)
 
 struct sweep {
 	__u32 number;
-	__u32 zero;
+	__u32 left; /* entries of the tables of what is dirty */
 };
 
 /*
@@ -994,6 +994,7 @@ static long sweep_inode(void *map, const __u64 *key, struct dirty_inode *e, stru
 	if (BPF_CORE_READ(inode, i_ino) == e->ino && BPF_CORE_READ(inode, i_generation) == e->generation &&
 	    BPF_CORE_READ(inode, i_mapping, i_pages.xa_flags) & XA_DIRTY_OR_WRITEBACK) {
 		e->doubt = 0;
+		s->left++;
 		return 0;
 	}
 	if (!e->doubt)
@@ -1016,6 +1017,7 @@ static long sweep_folio(void *map, const __u64 *key, struct dirty_folio *f, stru
 	}
 	seen(f->owner, s->number);
 	seen(f->writing, s->number);
+	s->left++;
 	return 0;
 }
 
@@ -1086,11 +1088,14 @@ static long sweep_bio(void *map, const __u64 *key, struct bio_owner *b, struct s
 	return 0;
 }
 
-/* In the direction in which owners travel, so that none slips past. */
+static __u32 last_sweep; /* its number */
+
+/* In the direction in which owners travel, so that none slips past. It returns how many entries are left. */
 SEC("syscall")
 int sweep_io(struct sweep *ctx)
 {
 	struct sweep s = { .number = ctx->number };
+	__u32 passed = s.number - last_sweep;
 
 	bpf_for_each_map_elem(&dirty_folios, sweep_folio, &s, 0);
 	bpf_for_each_map_elem(&dirty_inodes, sweep_inode, &s, 0);
@@ -1098,9 +1103,9 @@ int sweep_io(struct sweep *ctx)
 	bpf_for_each_map_elem(&transactions, sweep_transaction, &s, 0);
 	bpf_for_each_map_elem(&bio_owners, sweep_bio, &s, 0);
 	bpf_for_each_map_elem(&request_slots, sweep_slot, &s, 0);
-	if (bio_owners_overflowed)
-		bio_owners_overflowed--;
-	return 0;
+	bio_owners_overflowed -= passed < bio_owners_overflowed ? passed : bio_owners_overflowed;
+	last_sweep = s.number;
+	return s.left;
 }
 
 /* Makes the row that a device's bytes go to when there is no room for their owner's. */

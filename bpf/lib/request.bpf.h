@@ -90,7 +90,7 @@ struct {
 
 #define BIO_SWEEPS 120
 
-/* Not 0 for so many sweeps after a merged bio's owner could not be kept: those without one may be its. */
+/* Not 0 until so many sweeps, whole ones or not, after a merged bio's owner could not be kept: those without one may be its. */
 volatile __u32 bio_owners_overflowed;
 
 static __always_inline __u32 disk_device(struct gendisk *disk)

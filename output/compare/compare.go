@@ -1,6 +1,6 @@
 // Package compare says what differs between two spans of recordings, and is silent on what chance explains.
 //
-// Both spans are divided into blocks of one length, the shorter one into 24 to 48: what a machine does in one interval resembles the last
+// Both spans are divided into blocks of one length, the shorter one into 24 to 48 where it is long enough and the other not much longer: what a machine does in one interval resembles the last
 // one's, and blocks do that less the longer they are; but bursts even out in long blocks, so that the medians of unlike ones differ where
 // nothing else does. The blocks are compared by the rank-sum test of Mann and Whitney, which asks nothing of how values are spread, but that
 // they are independent. Blocks that follow each other tell no more than fewer that do not (Bayley and Hammersley, 1946), so that what the
@@ -332,7 +332,25 @@ func sample(values []float64) *benchmath.Sample {
 
 // chance is how probable it is that values of one kind are at least as different as these.
 func (q *quantity) chance(was, is *benchmath.Sample) float64 {
-	return math.Erfc(math.Erfcinv(benchmath.AssumeNothing.Compare(was, is).P) / math.Sqrt(q.inflation))
+	if math.IsInf(q.inflation, 1) {
+		return 1
+	}
+	// Either can be 0 for what is only next to it: 1 less nearly 1.
+	p := max(benchmath.AssumeNothing.Compare(was, is).P, benchmath.AssumeNothing.Compare(is, was).P)
+	return math.Erfc(erfcinv(p) / math.Sqrt(q.inflation))
+}
+
+// erfcinv is what math.Erfcinv is, which is infinite of all that is below 1e-16.
+func erfcinv(p float64) float64 {
+	low, high := 0.0, 27.0 // math.Erfc(27) is the last that is not 0
+	for range 60 {
+		if middle := (low + high) / 2; math.Erfc(middle) > p {
+			low = middle
+		} else {
+			high = middle
+		}
+	}
+	return low
 }
 
 // comparable are those of which a difference can be found among so many of them.
@@ -398,9 +416,8 @@ func quantile(h snapshot.Histogram, q float64) float64 {
 	return float64(h.Max)
 }
 
-// inflation is at most how many times as large the variance of what is compared is as if no block followed the one before, with a confidence
-// of 95 %. It takes for granted that the blocks of one side do so as much as the other's, and that from one to the next but one less is left:
-// (1+r)/(1-r) is that of what decays evenly.
+// inflation is how many times as large the variance of what is compared is, at most, as that of independent blocks, with a confidence of 95 %.
+// The blocks of both sides are taken for autoregressive of the first order, AR(1), with the same coefficient r: theirs is (1+r)/(1-r).
 func inflation(was, is []float64) float64 {
 	all := float64(len(was) + len(is))
 	follows := 1.645 / math.Sqrt(all) // by how much it may be more than is seen

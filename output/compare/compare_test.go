@@ -360,3 +360,31 @@ func TestBlocks(t *testing.T) {
 		}
 	}
 }
+
+// Of what follows itself all the way, nothing is known, however different it is; what is wholly different otherwise is no chance.
+func TestClearDifferences(t *testing.T) {
+	rising := func(from float64, n int) (out []float64) {
+		for i := range n {
+			out = append(out, from+5*float64(i))
+		}
+		return out
+	}
+	noise := func(from float64, n int) (out []float64) {
+		r := rand.New(rand.NewPCG(1, uint64(n)))
+		for range n {
+			out = append(out, from+r.Float64())
+		}
+		return out
+	}
+	for _, n := range []int{8, 28, 29, 30, 45, 48, 96} {
+		for _, to := range []float64{10, 1000 + 5*float64(n), 3000} {
+			if q := newQuantity(snapshot.Change{}, rising(1000, n), rising(to, n)); q.chance(q.was, q.is) != 1 {
+				t.Errorf("%d blocks that rise, from 1000 and from %v: %v", n, to, q.chance(q.was, q.is))
+			}
+			q := newQuantity(snapshot.Change{}, noise(1000, n), noise(to, n))
+			if p := q.chance(q.was, q.is); !(p > 0 && p < 0.05) && n > 8 {
+				t.Errorf("%d blocks, around 1000 and around %v: %v", n, to, p)
+			}
+		}
+	}
+}

@@ -211,8 +211,14 @@ type tableError struct {
 func (e *tableError) Error() string { return fmt.Sprintf("reading %s: %v", e.path, e.err) }
 func (e *tableError) Unwrap() error { return e.err }
 
-// readRows are those of a file that are of applications: all if none are given, or if its rows are of none.
+// readRows are those of a file that are of applications: all if none are given, or if its rows are of none. The library panics on some
+// files that others made.
 func readRows[T any](path string, apps []string) (out []T, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			out, err = nil, fmt.Errorf("it is not culprit's: %v", v)
+		}
+	}()
 	whole, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err

@@ -63,7 +63,7 @@ func (t *Table) diffColumns(by snapshot.By) []column[snapshot.Change] {
 	return columns
 }
 
-// estimate is a median, and how far off it may be.
+// estimate is a value, and how far off it may be.
 func estimate(e snapshot.Estimate, unit snapshot.Unit) string {
 	if e.Value == 0 {
 		return "-"

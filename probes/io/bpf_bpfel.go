@@ -261,7 +261,7 @@ type bpfShareKey struct {
 type bpfSweep struct {
 	_      structs.HostLayout
 	Number uint32
-	Zero   uint32
+	Left   uint32
 }
 
 type bpfTraceKind uint32

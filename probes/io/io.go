@@ -82,7 +82,7 @@ type Probe struct {
 	retiredFiles  owner.Backlog[snapshot.IOFile]
 	losses        map[string]uint64 // at the last reading
 	interval      uint32
-	swept         uint64            // dirty_entries, when the tables were looked through last
+	dropped       uint64            // of dirty_entries, when the tables were looked through last
 	totals        map[string]totals // by disk
 	unseenFlushes uint64
 	missed        hook.Missed

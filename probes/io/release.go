@@ -18,14 +18,15 @@ func (p *Probe) Sweep(number uint32, whole bool) error {
 	if err != nil {
 		return fmt.Errorf("reading dirty_entries: %w", err)
 	}
-	crowded := (entries-p.swept)*8 > uint64(p.objects.Maps[bpfMapDirtyInodes].MaxEntries())
+	crowded := 2*(entries-p.dropped) > uint64(p.objects.Maps[bpfMapDirtyInodes].MaxEntries())
 	if !whole && !crowded {
 		return p.retireTransactions()
 	}
-	p.swept = entries
-	if _, err := p.objects.Programs[bpfProgSweepIo].Run(&ebpf.RunOptions{Context: bpfSweep{Number: number}}); err != nil {
+	left, err := p.objects.Programs[bpfProgSweepIo].Run(&ebpf.RunOptions{Context: bpfSweep{Number: number}})
+	if err != nil {
 		return fmt.Errorf("sweeping the io probe's tables: %w", err)
 	}
+	p.dropped = entries - uint64(left)
 	return p.retireTransactions()
 }
 

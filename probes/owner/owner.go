@@ -92,16 +92,17 @@ type Table struct {
 	boot      time.Time // when CLOCK_BOOTTIME was 0
 	users     []User
 
-	known     map[uint32]described         // by owner
-	groups    map[uint32]*snapshot.Process // by number
-	names     map[bpfNameKey]string
-	sweeps    uint32
-	absent    map[uint32]int // dead owners: how many sweeps in a row found nothing of theirs
-	most      uint32
-	lossNames []string
-	attached  map[string]*ebpf.Program
-	missed    hook.Missed
-	followed  Followed
+	known      map[uint32]described         // by owner
+	groups     map[uint32]*snapshot.Process // by number
+	groupsMade uint32                       // when they were named last
+	names      map[bpfNameKey]string
+	sweeps     uint32
+	absent     map[uint32]int // dead owners: how many sweeps in a row found nothing of theirs
+	most       uint32
+	lossNames  []string
+	attached   map[string]*ebpf.Program
+	missed     hook.Missed
+	followed   Followed
 }
 
 // described is a slot as it was when it was named: another content needs another name.
@@ -342,6 +343,20 @@ func (t *Table) Groups() (map[uint32]snapshot.Process, error) {
 	return out, nil
 }
 
+// nameGroups names those that are new, while there still is what tells the names of their containers.
+func (t *Table) nameGroups() error {
+	var made uint32
+	if err := t.objects.GroupsMade.Lookup(uint32(0), &made); err != nil {
+		return fmt.Errorf("reading how many groups there are: %w", err)
+	}
+	if made == t.groupsMade {
+		return nil
+	}
+	t.groupsMade = made
+	_, err := t.Groups()
+	return err
+}
+
 // dropGroups makes room by forgetting the groups that no process is in.
 func (t *Table) dropGroups() error {
 	used := map[bpfIdentity]bool{}
@@ -457,20 +472,21 @@ func lossNames(spec *ebpf.CollectionSpec) ([]string, error) {
 // owner: one alone can miss a number that moves from one place to another.
 const sweepsUntilFree = 2
 
-// sweepsUntilWhole is how often tables are looked through whole, which costs more than all else, though few processes have ended.
+// sweepsUntilWhole is how often tables are looked through whole where few processes have ended: nothing else that is done each second
+// costs as much.
 const sweepsUntilWhole = 8
 
 // Collect keeps the table and the probes' own in order. It is called about once a second, and frees the numbers of processes that are
-// gone and that nothing refers to: some seconds after their end, or at once where these are many.
+// gone and that nothing refers to: half a minute after their end at most, or within some seconds while many end.
 func (t *Table) Collect() error {
 	dead, err := t.dead()
 	if err != nil {
 		return err
 	}
-	return t.sweep((t.sweeps+1)%sweepsUntilWhole == 0 || dead > t.processes.Len()/64)
+	return t.sweep((t.sweeps+1)%sweepsUntilWhole == 0 || dead > t.processes.Len()/256)
 }
 
-// CollectAll is Collect that leaves nothing for later.
+// CollectAll is Collect that looks tables through whole.
 func (t *Table) CollectAll() error { return t.sweep(true) }
 
 // dead is how many processes have ended whose numbers are not free yet.
@@ -500,8 +516,8 @@ func (t *Table) sweep(whole bool) error {
 			return err
 		}
 	}
-	if !whole {
-		return nil
+	if err := t.nameGroups(); err != nil || !whole {
+		return err
 	}
 	end, err := t.end()
 	if err != nil {

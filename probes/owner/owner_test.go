@@ -224,7 +224,7 @@ func TestPlacesAreGivenAgain(t *testing.T) {
 
 // Tables are looked through whole now and then where few processes end, and at once where many do.
 func TestCollect(t *testing.T) {
-	const places = 1024 // and "many" are 17
+	const places = 1024 // and "many" are 5
 	program := livetest.Compile(t, "lives", livetest.Lives)
 	disk := livetest.NewDisk(t, "xfs", 512)
 	w := livetest.NewWatch(t, owner.Options{Processes: places}, ioprobe.Options{})

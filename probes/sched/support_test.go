@@ -55,7 +55,7 @@ func (w *watch) sleep(d time.Duration) {
 	w.t.Helper()
 	for end := time.Now().Add(d); time.Now().Before(end); {
 		time.Sleep(min(time.Second, time.Until(end)))
-		if err := w.table.Collect(); err != nil {
+		if err := w.table.CollectAll(); err != nil {
 			w.t.Fatal(err)
 		}
 	}

@@ -678,7 +678,7 @@ func TestReadingsAddUp(t *testing.T) {
 		case <-time.After(5 * time.Millisecond):
 			read()
 			if readings++; readings%20 == 0 {
-				if err := w.table.Collect(); err != nil {
+				if err := w.table.CollectAll(); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -81,7 +81,7 @@ func (w *watch) while(processes ...*testnet.Process) []testnet.Counts {
 		case <-done:
 			return counts
 		case <-time.After(500 * time.Millisecond):
-			if err := w.table.Collect(); err != nil {
+			if err := w.table.CollectAll(); err != nil {
 				w.t.Error(err)
 			}
 		}

@@ -104,7 +104,7 @@ func (w *Watch) During(interval time.Duration, f func()) {
 			case <-stop:
 				return
 			case <-tick.C:
-				if failed = w.Table.Collect(); failed == nil {
+				if failed = w.Table.CollectAll(); failed == nil {
 					_, failed = w.read()
 				}
 			}
