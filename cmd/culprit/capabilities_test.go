@@ -438,14 +438,6 @@ func TestContainerNames(t *testing.T) {
 	needRoot(t)
 	const id = "c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00"
 	inContainer(t, "nerdctl-"+id+".scope")
-	// In a mount namespace of their own, containerd keeps a name there.
-	private := []string{"unshare", "--mount", "sh", "-ec", `
-		umask 077
-		mount -t tmpfs -o mode=711 none /run
-		mkdir -p "$0"
-		chmod 711 /run/containerd "${0%/*/*}" "${0%/*}"
-		echo '{"annotations":{"nerdctl/name":"webshop"}}' > "$0"/config.json
-		exec "$@"`, "/run/containerd/io.containerd.runtime.v2.task/default/" + id}
 	names := []cap.Value{cap.BPF, cap.PERFMON, cap.DAC_READ_SEARCH}
 	everybody := callers(t)
 	for _, c := range []struct {
@@ -460,29 +452,57 @@ func TestContainerNames(t *testing.T) {
 		{capable(t, names...), "webshop", ok},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			u := caller{c.name, append(append([]string{}, private...), c.culprit...)}
-			var report struct {
-				Rows []struct {
-					App string
-					Via struct{ Direct uint64 } `json:"write_via"`
-				}
-			}
-			out := output(t, u.command("io", "--json", "-n", "0", "--duration", "0.5s"))
-			if err := json.Unmarshal(out, &report); err != nil {
-				t.Fatal(err)
-			}
-			written := map[string]uint64{}
-			for _, r := range report.Rows {
-				written[r.App] += r.Via.Direct
-			}
-			if written[c.want] == 0 {
-				t.Errorf("%s wrote nothing: %v", c.want, written)
-			}
+			u := caller{c.name, append(inRuntime(id), c.culprit...)}
+			writes(t, u.command("io", "--json", "-n", "0", "--duration", "0.5s"), c.want)
 			if out, want := output(t, u.command("doctor")), fmt.Sprintf("\n  %-8s names of containers", c.doctor); !bytes.Contains(out, []byte(want)) {
 				t.Errorf("doctor does not say %q:\n%s", want, out)
 			}
 		})
 	}
+}
+
+// A container is named while there is what has its name.
+func TestNamesOfContainersThatEnd(t *testing.T) {
+	needRoot(t)
+	const id = "c0ffee11c0ffee11c0ffee11c0ffee11c0ffee11c0ffee11c0ffee11c0ffee11"
+	inContainer(t, "nerdctl-"+id+".scope")
+	cmd := exec.Command("unshare", append(inRuntime(id)[1:], program(), "io", "--json", "-n", "0", "--duration", "5s")...)
+	cmd.Env = append(os.Environ(), "GONE=3")
+	writes(t, cmd, "webshop")
+}
+
+// writes has culprit io tell what an application wrote.
+func writes(t *testing.T, culprit *exec.Cmd, app string) {
+	t.Helper()
+	var report struct {
+		Rows []struct {
+			App string
+			Via struct{ Direct uint64 } `json:"write_via"`
+		}
+	}
+	if err := json.Unmarshal(output(t, culprit), &report); err != nil {
+		t.Fatal(err)
+	}
+	written := map[string]uint64{}
+	for _, r := range report.Rows {
+		written[r.App] += r.Via.Direct
+	}
+	if written[app] == 0 {
+		t.Errorf("%s wrote nothing: %v", app, written)
+	}
+}
+
+// inRuntime begins a command in a mount namespace of its own, in which containerd keeps the name of a container, until $GONE seconds have
+// passed.
+func inRuntime(id string) []string {
+	return []string{"unshare", "--mount", "sh", "-ec", `
+		umask 077
+		mount -t tmpfs -o mode=711 none /run
+		mkdir -p "$0"
+		chmod 711 /run/containerd "${0%/*/*}" "${0%/*}"
+		echo '{"annotations":{"nerdctl/name":"webshop"}}' > "$0"/config.json
+		[ -z "$GONE" ] || { sleep "$GONE"; rm "$0"/config.json; } &
+		exec "$@"`, "/run/containerd/io.containerd.runtime.v2.task/default/" + id}
 }
 
 // inContainer keeps dd writing in a cgroup of its own until the test ends.
