@@ -31,7 +31,7 @@ var plans = []planned{
 	// Tables that are full, and what the guests have no loads for: perf, stress-ng, the Go compiler.
 	{dir: "probes/sched", skip: "TestLossesAreSeen|TestAgainstPerf|TestSoftirqsCaused|TestFirstWait|TestDepth|TestScale"},
 	{dir: "cmd/culprit", program: true, skip: "TestImportsGoOneWay|TestProbesAreOneSet|TestCommandsAreDocumented|" +
-		"TestScripts/output|TestScripts/usage|TestScripts/sched|TestScripts/tcp|TestScripts/summary|TestScripts/doctor|TestBlame|TestRun[A-Z]|TestTrace[A-Z]|TestTCPNamespace|TestLateDevice|TestHostFiles|TestContainerNames|TestNamesOfContainersThatEnd|TestFileCapabilitiesReadNoChosenFile|TestPrometheus|TestDeployed"},
+		"TestScripts/output|TestScripts/usage|TestScripts/sched|TestScripts/tcp|TestScripts/summary|TestScripts/doctor|TestBlame|TestRun[A-Z]|TestTrace[A-Z]|TestTCPNamespace|TestLateDevice|TestHostFiles|TestContainerNames|TestNamesOfContainersThatEnd|TestFileCapabilitiesReadNoChosenFile|TestPrometheus|TestDashboard|TestDeployed"},
 }
 
 // plan is what runs on each kernel.
