@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Dual MIT/GPL */
 /*
- * Indices of preallocated arrays: handed out in order first, then from those
- * that user space has given back through a queue. 0 is never handed out.
+ * Indices of preallocated arrays: those that user space has given back through a
+ * queue, the one that has rested longest first; new ones only for want of those, so
+ * that no more of an array is looked at than was in use at once. 0 is never handed
+ * out.
  */
 #pragma once
 #include <bpf/bpf_helpers.h>
@@ -15,13 +17,10 @@ static __always_inline __u32 pool_get(volatile struct pool *p, void *returned)
 {
 	__u32 n = 0;
 
-	if (p->next < p->size) {
-		n = __sync_fetch_and_add(&p->next, 1);
-		if (n < p->size)
-			return n;
-		n = 0;
-	}
-	if (bpf_map_pop_elem(returned, &n))
+	if (!bpf_map_pop_elem(returned, &n))
+		return n;
+	if (p->next >= p->size)
 		return 0;
-	return n;
+	n = __sync_fetch_and_add(&p->next, 1);
+	return n < p->size ? n : 0;
 }

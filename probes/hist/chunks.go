@@ -1,8 +1,6 @@
 package hist
 
 import (
-	"fmt"
-
 	"github.com/cilium/ebpf"
 
 	"culprit/probes/bpfmap"
@@ -11,9 +9,9 @@ import (
 
 // Chunks are what an object's histograms are made of. C is the type that bpf2go made from struct hist_chunk.
 type Chunks[C any] struct {
-	array    *bpfmap.Array[C]
-	returned *ebpf.Map
-	count    func(C) [snapshot.BucketSubs]uint32
+	array *bpfmap.Array[C]
+	pool  *bpfmap.Pool
+	count func(C) [snapshot.BucketSubs]uint32
 }
 
 // NewChunks maps the maps hist_chunks and hist_chunks_returned of a loaded object; count is a chunk's counters.
@@ -22,7 +20,7 @@ func NewChunks[C any](chunks, returned *ebpf.Map, count func(C) [snapshot.Bucket
 	if err != nil {
 		return nil, err
 	}
-	return &Chunks[C]{array, returned, count}, nil
+	return &Chunks[C]{array, bpfmap.NewPool(returned), count}, nil
 }
 
 // Read collects the counts of a histogram, whose chunks index names.
@@ -42,16 +40,16 @@ func (c *Chunks[C]) Read(index [snapshot.BucketOctaves]uint32) Counts {
 }
 
 // Free gives the chunks of a histogram back, which nothing in the kernel may be using.
-func (c *Chunks[C]) Free(index [snapshot.BucketOctaves]uint32) error {
+func (c *Chunks[C]) Free(index [snapshot.BucketOctaves]uint32) {
 	var empty C
 	for _, at := range index {
 		if at == 0 {
 			continue
 		}
 		c.array.Set(at, empty)
-		if err := c.returned.Put(nil, at); err != nil {
-			return fmt.Errorf("giving a histogram back: %w", err)
-		}
+		c.pool.Give(at)
 	}
-	return nil
 }
+
+// Sweep is for each of the probe's sweeps.
+func (c *Chunks[C]) Sweep() error { return c.pool.Sweep() }

@@ -72,6 +72,7 @@ type Probe struct {
 	bios    bool // the hook that only devices without requests need is attached
 
 	rows   *bpfmap.Array[bpfIoRow]
+	freed  *bpfmap.Pool // of rows
 	chunks *hist.Chunks[bpfHistChunk]
 	sleeps *bpfmap.Array[bpfIoSleep]
 
@@ -254,6 +255,7 @@ func (p *Probe) start(spec *ebpf.CollectionSpec) (err error) {
 	if p.rows, err = bpfmap.NewArray[bpfIoRow](p.objects.Maps[bpfMapIoRows]); err != nil {
 		return err
 	}
+	p.freed = bpfmap.NewPool(p.objects.Maps[bpfMapIoRowsReturned])
 	if p.chunks, err = hist.NewChunks(p.objects.Maps[bpfMapHistChunks], p.objects.Maps[bpfMapHistChunksReturned],
 		func(c bpfHistChunk) [snapshot.BucketSubs]uint32 { return c.Count }); err != nil {
 		return err

@@ -1,6 +1,7 @@
 package io
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 
@@ -14,6 +15,9 @@ import (
 // Sweep marks the owners that the kernel side refers to, drops entries of files that are
 // clean, and takes over the transactions that have ended.
 func (p *Probe) Sweep(number uint32, whole bool) error {
+	if err := errors.Join(p.freed.Sweep(), p.chunks.Sweep()); err != nil {
+		return err
+	}
 	entries, err := bpfmap.Variable[uint64](p.objects.Variables["dirty_entries"])
 	if err != nil {
 		return fmt.Errorf("reading dirty_entries: %w", err)
@@ -155,13 +159,9 @@ func (p *Probe) freeRow(at uint32, row bpfIoRow) error {
 	delete(p.reading.latency, at)
 	for _, l := range row.Latency {
 		for _, index := range [][snapshot.BucketOctaves]uint32{l.Unqueued.Chunk, l.Total.Chunk, l.Queue.Chunk, l.Device.Chunk} {
-			if err := p.chunks.Free(index); err != nil {
-				return err
-			}
+			p.chunks.Free(index)
 		}
 	}
-	if err := p.objects.Maps[bpfMapIoRowsReturned].Put(nil, at); err != nil {
-		return fmt.Errorf("giving a row back: %w", err)
-	}
+	p.freed.Give(at)
 	return nil
 }

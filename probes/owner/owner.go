@@ -86,6 +86,7 @@ type Table struct {
 	objects   bpfObjects
 	links     hook.Links
 	processes *bpfmap.Array[bpfProcess]
+	freed     *bpfmap.Pool // of processes
 	seen      *bpfmap.Array[uint32]
 	namer     *Namer
 	proc      string
@@ -160,6 +161,7 @@ func (t *Table) start() (err error) {
 	if t.processes, err = bpfmap.NewArray[bpfProcess](t.objects.Processes); err != nil {
 		return err
 	}
+	t.freed = bpfmap.NewPool(t.objects.ProcessesReturned)
 	if t.seen, err = bpfmap.NewArray[uint32](t.objects.OwnerSeen); err != nil {
 		return err
 	}
@@ -511,6 +513,9 @@ func (t *Table) end() (uint32, error) {
 
 func (t *Table) sweep(whole bool) error {
 	t.sweeps++
+	if err := t.freed.Sweep(); err != nil {
+		return err
+	}
 	for _, u := range t.users {
 		if err := u.Sweep(t.sweeps, whole); err != nil {
 			return err
@@ -591,9 +596,7 @@ func (t *Table) free(owner uint32) error {
 	t.processes.Set(owner, bpfProcess{})
 	delete(t.known, owner)
 	delete(t.absent, owner)
-	if err := t.objects.ProcessesReturned.Put(nil, owner); err != nil {
-		return fmt.Errorf("freeing process %d: %w", slot.Pid, err)
-	}
+	t.freed.Give(owner)
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -220,6 +221,25 @@ func TestPlacesAreGivenAgain(t *testing.T) {
 		t.Errorf("%d times there was no place", n)
 	}
 	w.Balance()
+}
+
+// No more numbers are in use, and so looked at each second, than there were processes at once, however many come and go.
+func TestNumbersAreUsedAgain(t *testing.T) {
+	const lives = 50
+	program := livetest.Compile(t, "lives", livetest.Lives)
+	disk := livetest.NewDisk(t, "xfs", 512)
+	w := livetest.NewWatch(t, owner.Options{}, ioprobe.Options{})
+	var highest []uint32
+	for range 8 {
+		livetest.Command(t, program, "brief", "0", strconv.Itoa(lives), disk.Dir)
+		w.Sync()
+		highest = append(highest, slices.Max(slices.Collect(w.Table.Owners())))
+		w.Collect(6)
+	}
+	t.Logf("the highest numbers: %v", highest)
+	if more := highest[7] - highest[1]; more > 2*lives {
+		t.Errorf("%d numbers more after six times %d processes", more, lives)
+	}
 }
 
 // Tables are looked through whole now and then where few processes end, and at once where many do.

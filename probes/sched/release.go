@@ -1,7 +1,7 @@
 package sched
 
 import (
-	"fmt"
+	"errors"
 
 	"culprit/probes/snapshot"
 )
@@ -18,7 +18,7 @@ func (p *Probe) Sweep(number uint32, whole bool) error {
 			return err
 		}
 	}
-	if err := p.readWorst(); err != nil {
+	if err := errors.Join(p.freed.Sweep(), p.chunks.Sweep(), p.readWorst()); err != nil {
 		return err
 	}
 	if !p.options.NoPackets {
@@ -41,9 +41,7 @@ func (p *Probe) Sweep(number uint32, whole bool) error {
 			continue
 		}
 		if t.Dead != 0 || t.Listed != 0 && p.lists-t.List > listsUntilGone || p.isOwnerless(i, t) {
-			if err := p.retireThread(i, t); err != nil {
-				return err
-			}
+			p.retireThread(i, t)
 			continue
 		}
 		p.table.Mark(t.Owner)
@@ -67,7 +65,7 @@ func (p *Probe) isOwnerless(i uint32, t bpfThread) bool {
 }
 
 // retireThread adds what a thread did to its process's next row, and gives its slot back.
-func (p *Probe) retireThread(i uint32, t bpfThread) error {
+func (p *Probe) retireThread(i uint32, t bpfThread) {
 	if t.Dead == 0 {
 		t = listed(t)
 		t.Dead = 1
@@ -85,10 +83,7 @@ func (p *Probe) retireThread(i uint32, t bpfThread) error {
 		p.reading.threads[i], p.reading.wall[i] = bpfThread{}, wall{}
 	}
 	p.threads.Set(i, bpfThread{})
-	if err := p.objects.Maps[bpfMapThreadsReturned].Put(nil, i); err != nil {
-		return fmt.Errorf("giving a thread's slot back: %w", err)
-	}
-	return nil
+	p.freed.Give(i)
 }
 
 // Release takes over what was counted for owners that are dead.
@@ -122,9 +117,7 @@ func (p *Probe) release(owners []uint32) error {
 		delete(p.pending, o)
 		delete(p.reading.latencies, o)
 		delete(p.reading.softirqs.caused, o)
-		if err := p.freeLatency(o); err != nil {
-			return err
-		}
+		p.freeLatency(o)
 	}
 	return nil
 }
@@ -133,10 +126,7 @@ func groupRows(rows []snapshot.SchedRow, by snapshot.By) []snapshot.SchedRow {
 	return snapshot.Sched{Rows: rows}.Group(by).Rows
 }
 
-func (p *Probe) freeLatency(o uint32) error {
-	if err := p.chunks.Free(p.processes.Get(o).Wait.Chunk); err != nil {
-		return err
-	}
+func (p *Probe) freeLatency(o uint32) {
+	p.chunks.Free(p.processes.Get(o).Wait.Chunk)
 	p.processes.Set(o, bpfSchedProcess{})
-	return nil
 }

@@ -66,6 +66,7 @@ type Probe struct {
 	lister  *link.Iter
 
 	threads   *bpfmap.Array[bpfThread]
+	freed     *bpfmap.Pool // of threads
 	cpus      *bpfmap.Array[bpfCpu]
 	processes *bpfmap.Array[bpfSchedProcess]
 	chunks    *hist.Chunks[bpfHistChunk]
@@ -185,6 +186,7 @@ func (p *Probe) start(spec *ebpf.CollectionSpec) (err error) {
 	if p.threads, err = bpfmap.NewArray[bpfThread](maps[bpfMapThreads]); err != nil {
 		return err
 	}
+	p.freed = bpfmap.NewPool(maps[bpfMapThreadsReturned])
 	if p.cpus, err = bpfmap.NewArray[bpfCpu](maps[bpfMapCpus]); err != nil {
 		return err
 	}

@@ -1,7 +1,7 @@
 package tcp
 
 import (
-	"fmt"
+	"errors"
 
 	"culprit/probes/bpfmap"
 	"culprit/probes/snapshot"
@@ -9,7 +9,7 @@ import (
 
 // Sweep takes over what connections did that have ended, and marks the owners that are still in use.
 func (p *Probe) Sweep(_ uint32, whole bool) error {
-	if err := p.readWorst(); err != nil {
+	if err := errors.Join(p.freed.Sweep(), p.chunks.Sweep(), p.readWorst()); err != nil {
 		return err
 	}
 	if err := p.takeEnded(); err != nil {
@@ -54,9 +54,7 @@ func (p *Probe) retire(slot uint32, c bpfConn) error {
 		}
 	}
 	p.conns.Set(slot, bpfConn{})
-	if err := p.objects.Maps[bpfMapConnsReturned].Put(nil, slot); err != nil {
-		return fmt.Errorf("giving a connection's slot back: %w", err)
-	}
+	p.freed.Give(slot)
 	return nil
 }
 
@@ -64,11 +62,9 @@ func (p *Probe) retire(slot uint32, c bpfConn) error {
 func (p *Probe) Release(owners []uint32) (keep []uint32) {
 	var rows []snapshot.TCPRow
 	defer func() { p.retired.Add(groupRows, rows...) }()
-	for i, o := range owners {
+	for _, o := range owners {
 		now := p.process(o)
-		if err := p.chunks.Free(p.processes.Get(o).Rtt.Chunk); err != nil {
-			return owners[i:] // it is tried again
-		}
+		p.chunks.Free(p.processes.Get(o).Rtt.Chunk)
 		p.takeProcess(o, now)
 		if t := p.pending[o]; t != nil && t.used {
 			rows = append(rows, t.finish(p.table.Process(o)))

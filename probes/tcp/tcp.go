@@ -58,6 +58,7 @@ type Probe struct {
 	shared    map[string]*ebpf.Map // of a trace's
 	links     hook.Links
 	conns     *bpfmap.Array[bpfConn]
+	freed     *bpfmap.Pool // of conns
 	processes *bpfmap.Array[bpfTcpProcess]
 	datagrams *bpfmap.Array[bpfDatagramCounts] // nil where the kernel does not tell of UDP
 	chunks    *hist.Chunks[bpfHistChunk]
@@ -174,6 +175,7 @@ func (p *Probe) attach(spec *ebpf.CollectionSpec) (err error) {
 			return err
 		}
 	}
+	p.freed = bpfmap.NewPool(maps[bpfMapConnsReturned])
 	p.chunks, err = hist.NewChunks(maps[bpfMapHistChunks], maps[bpfMapHistChunksReturned], func(c bpfHistChunk) [snapshot.BucketSubs]uint32 { return c.Count })
 	if err != nil {
 		return err
