@@ -239,7 +239,8 @@ func TestServe(t *testing.T) {
 		"application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited": "application/vnd.google.protobuf",
 	} {
 		status, form, page := get(t, s.Address(), accept, "", "")
-		if status != http.StatusOK || !strings.HasPrefix(form, want) || !strings.Contains(page, "culprit_disk_read_bytes") {
+		if status != http.StatusOK || !strings.HasPrefix(form, want) || !strings.Contains(page, "culprit_disk_read_bytes") ||
+			!strings.Contains(page, "process_resident_memory_bytes") {
 			t.Errorf("asked for %s: %d, %s, %.60q", accept, status, form, page)
 		}
 	}

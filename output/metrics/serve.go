@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/prometheus/exporter-toolkit/web"
 )
@@ -38,8 +39,10 @@ func Serve(m *Metrics, address, config string, log *slog.Logger) (*Server, error
 		return nil, fmt.Errorf("reading %s: %w", config, err)
 	}
 	registry := prometheus.NewRegistry()
-	if err := registry.Register(m); err != nil {
-		return nil, err
+	for _, c := range []prometheus.Collector{m, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})} {
+		if err := registry.Register(c); err != nil {
+			return nil, err
+		}
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET "+Path, promhttp.HandlerFor(registry, promhttp.HandlerOpts{EnableOpenMetrics: true, MaxRequestsInFlight: mostRequests, Timeout: answerTime / 2}))
