@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -87,6 +88,7 @@ what this machine allows.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return cmd.Help()
 		},
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return noEmptyFlags(cmd) },
 	}
 	root.PersistentFlags().BoolP("verbose", "v", false, "say more, including the verifier's log when the kernel refuses a program")
 	root.SetFlagErrorFunc(flagError)
@@ -135,14 +137,31 @@ func flagError(cmd *cobra.Command, err error) error {
 	}
 	var invalid *pflag.InvalidValueError
 	if errors.As(err, &invalid) {
-		flag := invalid.GetFlag()
-		want, usage := pflag.UnquoteUsage(flag)
-		if want == "" {
-			want = "true or false"
-		}
-		return usagef("bad --%s %q: give %s: %s", flag.Name, invalid.GetValue(), want, usage)
+		return badValue(invalid.GetFlag(), invalid.GetValue())
 	}
 	return usagef("%v: see %s --help", err, cmd.CommandPath())
+}
+
+func badValue(flag *pflag.Flag, given string) error {
+	want, usage := pflag.UnquoteUsage(flag)
+	if want == "" {
+		want = "true or false"
+	}
+	return usagef("bad --%s %q: give %s: %s", flag.Name, given, want, usage)
+}
+
+// noEmptyFlags refuses --app "$APP" where there is no such variable, which would be a report of all applications.
+func noEmptyFlags(cmd *cobra.Command) (err error) {
+	cmd.Flags().Visit(func(flag *pflag.Flag) {
+		given := []string{flag.Value.String()}
+		if list, ok := flag.Value.(pflag.SliceValue); ok {
+			given = list.GetSlice()
+		}
+		if err == nil && (len(given) == 0 || slices.Contains(given, "")) {
+			err = badValue(flag, "")
+		}
+	})
+	return err
 }
 
 // explain is an error in one line, with what to do about it where that is known. The process

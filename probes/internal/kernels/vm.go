@@ -95,15 +95,18 @@ func (m machine) run(ctx context.Context, dir string, event func(wire.Event)) er
 	}
 	alive := time.AfterFunc(silence, func() { end(errHung) })
 	defer alive.Stop()
-	done := false
 	for events := json.NewDecoder(report); ; {
 		var e wire.Event
 		if err = events.Decode(&e); err != nil {
 			break
 		}
 		alive.Reset(silence)
-		done = done || e.Done
 		event(e)
+		if e.Done {
+			end(nil) // at once: what was suspended does not always power off
+			qemu.Wait()
+			return nil
+		}
 	}
 	if !errors.Is(err, io.EOF) {
 		end(fmt.Errorf("reading the report: %w", err))
@@ -114,10 +117,7 @@ func (m machine) run(ctx context.Context, dir string, event func(wire.Event)) er
 	if err := context.Cause(ctx); err != nil {
 		return fmt.Errorf("%w; the console's last lines:\n%s", err, tail(console, 40))
 	}
-	if !done {
-		return fmt.Errorf("the machine ended early; the console's last lines:\n%s", tail(console, 40))
-	}
-	return nil
+	return fmt.Errorf("the machine ended early; the console's last lines:\n%s", tail(console, 40))
 }
 
 // tail is the end of a file.

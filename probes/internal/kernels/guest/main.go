@@ -201,7 +201,7 @@ func test(t wire.Test, disks []string, report *json.Encoder) (status int, err er
 	pid, err := syscall.ForkExec(program, append([]string{program}, t.Args...), &syscall.ProcAttr{
 		Dir: t.Dir(wire.TestDir),
 		Env: append(t.Env(wire.TestDir), "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/tmp", "TMPDIR=/tmp", "LANG=C.UTF-8",
-			wire.SpareDisksVariable+"="+strings.Join(disks, ":")),
+			wire.SpareDisksVariable+"="+strings.Join(disks, ":"), wire.GuestVariable+"=1"),
 		Files: []uintptr{0, w.Fd(), w.Fd()},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})

@@ -14,6 +14,8 @@ const (
 
 	// SpareDisksVariable names their nodes to the tests (probes/internal/livetest).
 	SpareDisksVariable = "CULPRIT_TEST_DISKS"
+	// GuestVariable says that the machine is the tests' alone: they may suspend it.
+	GuestVariable = "CULPRIT_TEST_GUEST"
 )
 
 const (
