@@ -127,9 +127,6 @@ const (
 )
 
 func (f *recordFlags) check() (err error) {
-	if f.dir == "" {
-		return usagef("bad --dir \"\": give a directory, such as %s", defaultDir)
-	}
 	if f.interval < shortestInterval || f.interval > longestInterval {
 		return usagef("bad --interval %v: give a time from %v to %v", f.interval, shortestInterval, longestInterval)
 	}
