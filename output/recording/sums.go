@@ -54,6 +54,11 @@ func (s *sum) add(r *rows) {
 	}
 }
 
+// addAll adds what tables have, or nothing if they cannot be read.
+func (s *sum) addAll(stem string) error {
+	return readTables(stem, nil, func(r *rows) error { s.add(r); return nil })
+}
+
 // write makes the sum's files, if it is one of anything that has an order.
 func (s *sum) write(stem string) error {
 	if s.all == nil || s.back {
@@ -102,7 +107,14 @@ func (w *Writer) sumDays() error {
 func (w *Writer) sumDay(day []*hour) error {
 	s := sum{of: int32(len(day))}
 	for _, h := range day {
-		if err := readTables(h.sums[hourSum], nil, func(r *rows) error { s.add(r); return nil }); err != nil {
+		err := s.addAll(h.sums[hourSum])
+		if damaged := (*tableError)(nil); errors.As(err, &damaged) { // what it is the sum of is there
+			again := sum{of: 1}
+			if err = errors.Join(again.addAll(h.stem), again.write(h.sums[hourSum])); err == nil {
+				err = s.addAll(h.sums[hourSum])
+			}
+		}
+		if err != nil {
 			return fmt.Errorf("adding up a day: %w", err)
 		}
 	}
