@@ -142,12 +142,12 @@ func flagError(cmd *cobra.Command, err error) error {
 	return usagef("%v: see %s --help", err, cmd.CommandPath())
 }
 
-func badValue(flag *pflag.Flag, given string) error {
+func badValue(flag *pflag.Flag, given string) usageError {
 	want, usage := pflag.UnquoteUsage(flag)
 	if want == "" {
 		want = "true or false"
 	}
-	return usagef("bad --%s %q: give %s: %s", flag.Name, given, want, usage)
+	return usageError{fmt.Sprintf("bad --%s %q: give %s: %s", flag.Name, given, want, usage)}
 }
 
 // noEmptyFlags refuses --app "$APP" where there is no such variable, which would be a report of all applications.
@@ -158,7 +158,11 @@ func noEmptyFlags(cmd *cobra.Command) (err error) {
 			given = list.GetSlice()
 		}
 		if err == nil && (len(given) == 0 || slices.Contains(given, "")) {
-			err = badValue(flag, "")
+			bad := badValue(flag, "")
+			if flag.DefValue != "" && flag.DefValue != "[]" {
+				bad.text += ", such as " + flag.DefValue
+			}
+			err = bad
 		}
 	})
 	return err
